@@ -1,0 +1,104 @@
+// The MoE layer: create it once for a shape and weights, then call forward.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "moe/config.h"
+#include "moe/levels.h"
+#include "moe/tensor.h"
+
+namespace moe {
+
+/// The weights of one layer. Views only: the memory must outlive every Layer made from it.
+///
+/// Stored layout: every matrix is [out, in] row-major, contiguous along the reduction, as PyTorch's
+/// Linear and safetensors checkpoints store it. Mathematically gate and up are [H,I] and down is
+/// [I,H] per expert; here they are their transposes:
+///   router [E,H]    gate [E,I,H]  (w1)    up [E,I,H]  (w3)    down [E,H,I]  (w2)
+/// All four have Problem::dtype. Router logits are accumulated in fp32.
+struct Weights {
+  TensorView router;
+  TensorView gate;
+  TensorView up;
+  TensorView down;
+};
+
+struct LayerOptions {
+  std::string level = "auto";  ///< number, name, or "auto": the highest level that can run here
+  Backend backend = Backend::kCpu;
+  Problem problem;
+  int threads = 0;            ///< CPU threads; 0 = all that this process may use
+  std::string isa = "auto";   ///< CPU: "auto", or a ceiling: scalar avx2 avx512f avx512bf16 amx
+  double tune_seconds = 5.0;  ///< budget for tuning in create(), for levels that tune
+  std::string tune_cache;     ///< folder for tuning results; "" = $MOE_CACHE or ~/.cache/moe; "off"
+  /// Most bytes that create() and forward() may take beyond the given weights; 0 = what the machine
+  /// has available. More is refused with Error(kOutOfMemory) before anything is allocated.
+  std::uint64_t workspace_limit = 0;
+};
+
+/// Bytes a level needs beyond the caller's weights, x and y. Known before anything is allocated.
+struct MemoryNeeds {
+  std::uint64_t workspace = 0;  ///< arena: allocated once in create(), reused by every forward
+  std::uint64_t transient =
+      0;                       ///< most bytes alive at once that forward allocates and frees itself
+  std::uint64_t prepared = 0;  ///< kept from create() on: packed weights, plans
+  [[nodiscard]] std::uint64_t total() const { return workspace + transient + prepared; }
+};
+
+/// One step of a forward as it was executed, recorded by Layer::trace().
+struct TraceEvent {
+  std::string op;           ///< "route", "gather", "gemm", "alloc", "replay", ...
+  std::string detail;       ///< sizes and configuration
+  std::uint64_t bytes = 0;  ///< bytes allocated by an "alloc", bytes written by other steps
+  bool operator==(const TraceEvent&) const = default;
+};
+
+/// An MoE layer executed by one level on one backend. Movable, not copyable. Not thread-safe: one
+/// forward at a time per Layer; several Layers may share weights.
+class Layer {
+ public:
+  /// Prepares a level: packs weights, records plans, tunes. May take seconds; forward does not.
+  /// Throws Error: kInvalidArgument (shape, names, tensors that do not match the problem),
+  /// kUnsupported (the level cannot run here; what() is the reason), kOutOfMemory (predicted).
+  static Layer create(const LayerOptions& options, const Weights& weights);
+
+  Layer(Layer&&) noexcept;
+  Layer& operator=(Layer&&) noexcept;
+  ~Layer();
+
+  /// y[T',H] = MoE(x[T',H]) for 0 <= T' <= shape.tokens. x and y have Problem::dtype and must not
+  /// overlap. Routing is part of forward. On return (CPU) y is complete.
+  /// Throws kInvalidArgument when x or y do not match.
+  void forward(const TensorView& x, const TensorView& y);
+
+  /// Runs one forward and returns what it did, step by step.
+  [[nodiscard]] std::vector<TraceEvent> trace(const TensorView& x, const TensorView& y);
+
+  [[nodiscard]] const LevelInfo& level() const;
+  [[nodiscard]] const Problem& problem() const;
+  [[nodiscard]] MemoryNeeds memory() const;
+  [[nodiscard]] std::uint64_t workspace_bytes() const;  ///< memory().workspace
+  [[nodiscard]] double prepare_seconds() const;         ///< what create() spent in the level
+  [[nodiscard]] std::string isa() const;                ///< instruction set the level really uses
+  [[nodiscard]] int threads() const;                    ///< threads the level really uses
+  [[nodiscard]] std::string plan() const;               ///< chosen tiles, partition, provenance
+
+  /// Hands the arena's pages back to the system; the next forward faults them in again. For
+  /// measuring peak memory.
+  void release_workspace_pages();
+
+  /// Predicts what create() would need, without creating. Throws like create() for bad arguments
+  /// and kUnsupported.
+  [[nodiscard]] static MemoryNeeds predict(const LayerOptions& options);
+
+ private:
+  struct State;
+  explicit Layer(std::unique_ptr<State> state);
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace moe

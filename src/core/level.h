@@ -1,0 +1,63 @@
+// The interface every level implements, on every backend. One virtual call per forward.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "core/memory.h"
+#include "moe/layer.h"
+
+namespace moe {
+
+/// How to execute, as opposed to what (Problem). Resolved: no "auto" left in it.
+struct ExecutionOptions {
+  int threads = 1;
+  std::string isa;  // ceiling for the instruction set (core/isa.h)
+  double tune_seconds = 5;
+  std::string tune_cache;  // folder, or "off"
+};
+
+/// What forward gets besides x and y.
+struct Context {
+  Arena arena;
+  std::vector<TraceEvent>* trace = nullptr;  // null outside Layer::trace
+
+  /// Records a step. `detail` is only evaluated while tracing.
+  template <class Detail>
+  void record(const char* op, std::uint64_t bytes, Detail&& detail) {
+    if (trace != nullptr) trace->push_back({op, std::forward<Detail>(detail)(), bytes});
+  }
+};
+
+class Level {
+ public:
+  Level() = default;
+  Level(const Level&) = delete;
+  Level& operator=(const Level&) = delete;
+  virtual ~Level() = default;
+
+  /// "" when the level can run; else the sentence printed as "skipped: ...".
+  [[nodiscard]] virtual std::string unsupported(const Problem&, const ExecutionOptions&) const {
+    return {};
+  }
+  /// Exact for workspace; an upper bound for the others. Called before prepare.
+  [[nodiscard]] virtual MemoryNeeds memory(const Problem&, const ExecutionOptions&) const = 0;
+  /// Packs weights, records plans, tunes. Timed and reported apart from forward.
+  virtual void prepare(const Problem&, const Weights&, const ExecutionOptions&) = 0;
+  /// y[T',H] from x[T',H], 1 <= T' <= shape.tokens, already checked. Always includes routing.
+  virtual void forward(Context&, const TensorView& x, const TensorView& y) = 0;
+
+  [[nodiscard]] virtual std::string isa() const = 0;  // instruction set really used
+  [[nodiscard]] virtual int threads() const = 0;      // threads really used
+  [[nodiscard]] virtual std::string plan() const { return {}; }
+};
+
+using LevelFactory = std::unique_ptr<Level> (*)();
+
+/// The factory of a level on a backend; null when that backend is not in this build or has no such
+/// level. Defined in registry.cpp.
+[[nodiscard]] LevelFactory level_factory(const LevelInfo& level, Backend backend);
+
+}  // namespace moe

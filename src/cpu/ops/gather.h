@@ -1,0 +1,22 @@
+// Weight gathering: one copy of its expert's matrix for every routed row (levels 1 and 2).
+#pragma once
+
+#include <cstdint>
+
+#include "moe/tensor.h"
+
+namespace moe::cpu {
+
+/// A run of rows inside every expert's matrix of weights[E, rows, columns].
+struct RowSlice {
+  std::int64_t first = 0;
+  std::int64_t count = 0;
+};
+
+/// For every routed row r: out[r, 0..slice.count, columns] with `row_stride` elements between
+/// routed rows = weights[topk_idx[r], slice, columns]. Splits routed rows over `threads`.
+void gather_weights(const TensorView& weights, const std::int32_t* topk_idx,
+                    std::int64_t num_routed, RowSlice slice, std::int64_t row_stride, void* out,
+                    int threads);
+
+}  // namespace moe::cpu

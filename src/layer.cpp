@@ -1,0 +1,211 @@
+// Layer: checks arguments, picks the level, predicts memory, owns level and arena.
+#include "moe/layer.h"
+
+#include <chrono>
+#include <cstdlib>
+#include <string_view>
+
+#include "core/isa.h"
+#include "core/level.h"
+#include "core/text.h"
+#include "core/threads.h"
+
+namespace moe {
+namespace {
+
+constexpr int kMaxThreads = 4096;
+
+std::string default_tune_cache() {
+  if (const char* folder = std::getenv("MOE_CACHE"); folder != nullptr && *folder != '\0')
+    return folder;
+  if (const char* home = std::getenv("HOME"); home != nullptr && *home != '\0') {
+    return std::string(home) + "/.cache/moe";
+  }
+  return "off";
+}
+
+ExecutionOptions resolve(const LayerOptions& options) {
+  validate(options.problem.shape);
+  MOE_CHECK(options.threads >= 0 && options.threads <= kMaxThreads,
+            "threads={} must lie between 0 (all) and {}", options.threads, kMaxThreads);
+  MOE_CHECK(options.tune_seconds >= 0, "tune_seconds={} must not be negative",
+            options.tune_seconds);
+  return {.threads = options.threads == 0 ? usable_threads() : options.threads,
+          .isa = std::string(name_of(parse_isa(options.isa))),
+          .tune_seconds = options.tune_seconds,
+          .tune_cache = options.tune_cache.empty() ? default_tune_cache() : options.tune_cache};
+}
+
+/// A level that exists in this build; throws kUnsupported otherwise.
+std::unique_ptr<Level> make_level(const LevelInfo& info, Backend backend) {
+  const LevelFactory factory = level_factory(info, backend);
+  if (factory == nullptr) {
+    if (info.on(backend)) {
+      fail(ErrorCode::kUnsupported, "this build has no {} backend", name_of(backend));
+    }
+    fail(ErrorCode::kUnsupported, "level {} has no {} implementation", info.name, name_of(backend));
+  }
+  return factory();
+}
+
+struct Choice {
+  const LevelInfo* info = nullptr;
+  std::unique_ptr<Level> level;
+};
+
+std::uint64_t memory_limit(const LayerOptions& options) {
+  return options.workspace_limit != 0 ? options.workspace_limit : available_memory();
+}
+
+/// "auto" takes the highest level that can run here and fits the memory.
+Choice choose(const LayerOptions& options, const ExecutionOptions& execution) {
+  if (options.level != "auto") {
+    const LevelInfo& info = find_level(options.level);
+    Choice choice{&info, make_level(info, options.backend)};
+    if (const std::string reason = choice.level->unsupported(options.problem, execution);
+        !reason.empty()) {
+      throw Error(ErrorCode::kUnsupported, reason);
+    }
+    return choice;
+  }
+  const auto& levels = list_levels();
+  std::string reasons;
+  for (auto info = levels.rbegin(); info != levels.rend(); ++info) {
+    std::string reason = "no implementation in this build";
+    if (level_factory(*info, options.backend) != nullptr) {
+      Choice choice{&*info, make_level(*info, options.backend)};
+      reason = choice.level->unsupported(options.problem, execution);
+      if (reason.empty()) {
+        const std::uint64_t needed = choice.level->memory(options.problem, execution).total();
+        if (needed <= memory_limit(options)) return choice;
+        reason = "needs " + format_bytes(needed);
+      }
+    }
+    reasons += (reasons.empty() ? "" : "; ") + info->name + ": " + reason;
+  }
+  fail(ErrorCode::kUnsupported, "no level can run on {}: {}", name_of(options.backend), reasons);
+}
+
+void check_tensor(const char* name, const TensorView& tensor, DType dtype,
+                  std::initializer_list<std::int64_t> sizes) {
+  const TensorView expected(nullptr, dtype, sizes);
+  MOE_CHECK(tensor.dtype == dtype && tensor.rank == expected.rank && tensor.dims == expected.dims,
+            "{} is {}, but the problem needs {}", name, tensor.describe(), expected.describe());
+  MOE_CHECK(tensor.data != nullptr, "{} {} has no data (null pointer)", name, tensor.describe());
+}
+
+}  // namespace
+
+struct Layer::State {
+  const LevelInfo* info = nullptr;
+  Problem problem;
+  MemoryNeeds memory;
+  std::unique_ptr<Level> level;
+  double prepare_seconds = 0;
+  HostBuffer arena;
+  std::vector<TraceEvent>* trace = nullptr;  // set while Layer::trace runs
+};
+
+Layer::Layer(std::unique_ptr<State> state) : state_(std::move(state)) {}
+Layer::Layer(Layer&&) noexcept = default;
+Layer& Layer::operator=(Layer&&) noexcept = default;
+Layer::~Layer() = default;
+
+MemoryNeeds Layer::predict(const LayerOptions& options) {
+  const ExecutionOptions execution = resolve(options);
+  return choose(options, execution).level->memory(options.problem, execution);
+}
+
+Layer Layer::create(const LayerOptions& options, const Weights& weights) {
+  const ExecutionOptions execution = resolve(options);
+  const Problem& problem = options.problem;
+  const Shape& shape = problem.shape;
+  check_tensor("weights.router", weights.router, problem.dtype, {shape.experts, shape.hidden});
+  check_tensor("weights.gate", weights.gate, problem.dtype,
+               {shape.experts, shape.intermediate, shape.hidden});
+  check_tensor("weights.up", weights.up, problem.dtype,
+               {shape.experts, shape.intermediate, shape.hidden});
+  check_tensor("weights.down", weights.down, problem.dtype,
+               {shape.experts, shape.hidden, shape.intermediate});
+
+  Choice choice = choose(options, execution);
+  auto state = std::make_unique<State>();
+  state->info = choice.info;
+  state->problem = problem;
+  state->memory = choice.level->memory(problem, execution);
+  state->level = std::move(choice.level);
+  if (const std::uint64_t needed = state->memory.total(); needed > memory_limit(options)) {
+    throw Error(
+        ErrorCode::kOutOfMemory,
+        fmt::format("level {} needs {}, {} {} ({})", state->info->name, format_bytes(needed),
+                    format_bytes(memory_limit(options)),
+                    options.workspace_limit != 0 ? "allowed" : "available", to_string(shape)),
+        needed);
+  }
+  const auto start = std::chrono::steady_clock::now();
+  state->level->prepare(problem, weights, execution);
+  state->prepare_seconds =
+      std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  state->arena = HostBuffer(state->memory.workspace);
+  return Layer(std::move(state));
+}
+
+void Layer::forward(const TensorView& x, const TensorView& y) {
+  const Shape& shape = state_->problem.shape;
+  const std::int64_t rows = x.rank == 2 ? x.dim(0) : -1;
+  MOE_CHECK(rows <= shape.tokens, "x has {} rows, but the layer was created for tokens={}", rows,
+            shape.tokens);
+  if (rows == 0) return;
+  check_tensor("x", x, state_->problem.dtype, {rows, shape.hidden});
+  check_tensor("y", y, state_->problem.dtype, {rows, shape.hidden});
+  const auto* x_begin = x.as<const std::byte>();
+  const auto* y_begin = y.as<const std::byte>();
+  MOE_CHECK(x_begin + x.bytes() <= y_begin || y_begin + y.bytes() <= x_begin,
+            "x and y overlap ({} bytes each)", x.bytes());
+  Context context{.arena = Arena(state_->arena.data(), state_->memory.workspace),
+                  .trace = state_->trace};
+  state_->level->forward(context, x, y);
+}
+
+std::vector<TraceEvent> Layer::trace(const TensorView& x, const TensorView& y) {
+  std::vector<TraceEvent> events;
+  state_->trace = &events;
+  try {
+    forward(x, y);
+  } catch (...) {
+    state_->trace = nullptr;
+    throw;
+  }
+  state_->trace = nullptr;
+  return events;
+}
+
+const LevelInfo& Layer::level() const {
+  return *state_->info;
+}
+const Problem& Layer::problem() const {
+  return state_->problem;
+}
+MemoryNeeds Layer::memory() const {
+  return state_->memory;
+}
+std::uint64_t Layer::workspace_bytes() const {
+  return state_->memory.workspace;
+}
+double Layer::prepare_seconds() const {
+  return state_->prepare_seconds;
+}
+std::string Layer::isa() const {
+  return state_->level->isa();
+}
+int Layer::threads() const {
+  return state_->level->threads();
+}
+std::string Layer::plan() const {
+  return state_->level->plan();
+}
+void Layer::release_workspace_pages() {
+  state_->arena.drop_pages();
+}
+
+}  // namespace moe

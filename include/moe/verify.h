@@ -10,44 +10,50 @@
 
 namespace moe {
 
-/// How far an output is from the oracle's. Relative errors are Euclidean: |y - r| / |r|.
+/// How far an output is from the oracle's. Relative errors are Euclidean: |y - r| / |r| over one
+/// row.
 struct Comparison {
   bool passed = false;          ///< tolerance_used <= 1 and non_finite == 0; NaN anywhere fails
-  double max_row_error = 0;     ///< largest relative error of one row of y
-  std::int64_t worst_row = -1;  ///< token with that error
+  std::int64_t worst_row = -1;  ///< token that uses most of its tolerance; -1: nothing compared
+  double max_row_error = 0;     ///< relative error of that row; infinite where r = 0 and y is not
+  double tolerance = 0;         ///< relative error which that row may have
+  double tolerance_used = 0;    ///< their quotient, the largest of all rows; 1 is the limit
   double global_error = 0;      ///< relative error over all compared rows together
-  std::int64_t non_finite = 0;  ///< NaN or infinite elements of y, not part of the errors
+  std::int64_t non_finite = 0;  ///< NaN or infinite elements in all of y, not part of the errors
   std::int64_t rows_compared = 0;
   std::int64_t ambiguous_rows =
-      0;                      ///< rows whose top-k is a numerical tie: any valid choice accepted
-  double tolerance = 0;       ///< largest max_row_error that passes
-  double tolerance_used = 0;  ///< max_row_error / tolerance; 1 is the limit
+      0;  ///< compared rows whose top-k is a numerical tie: any valid choice passes
+  /// "row error 3.1e-07 at token 17, 22 % of tolerance; 256 rows", with what failed first if it
+  /// did.
   [[nodiscard]] std::string describe() const;
 };
 
-/// Largest relative row error a correct implementation may have, from the dtype's unit roundoff and
-/// the reduction lengths H and I. docs/verification.md derives it.
+/// The relative row error that Oracle allows for unit-scale normal data, from the dtype's unit
+/// roundoff and the reduction lengths H and I. The tolerance of a real row comes from its own
+/// values (a row with cancellation gets more, a zero row none). docs/verification.md derives both.
 [[nodiscard]] double row_tolerance(const Problem& problem);
 
 /// The answers of the fp64 oracle for one problem, one set of weights and one input. Computed once,
-/// compared with many outputs. All rows when T·K·H·I is small, else a sample of at least 64 tokens
-/// that touches every active expert; all columns always.
+/// compared with many outputs. All rows when that is affordable, else a seeded sample of at least
+/// 64 tokens, first and last among them, that touches every active expert; all columns always.
 class Oracle {
  public:
-  /// weights and x are read during construction only.
+  /// x[T',H], T' <= shape.tokens. weights and x are read during construction only. Throws
+  /// kInvalidArgument when they do not match the problem or lead to NaN or infinity.
   Oracle(const Problem& problem, const Weights& weights, const TensorView& x,
          std::uint64_t sample_seed = 0);
   Oracle(Oracle&&) noexcept;
   Oracle& operator=(Oracle&&) noexcept;
   ~Oracle();
 
-  /// Compares host tensor y[T,H] (the problem's dtype) with the answers. y must not hold the right
-  /// answer of an earlier run: poison it with NaN before each forward.
+  /// Compares host tensor y (the problem's dtype) with the answers. y holds all rows of x, or only
+  /// the first ones, from a forward of as many. It must not hold the right answer of an earlier
+  /// run: poison it before each forward.
   [[nodiscard]] Comparison compare(const TensorView& y) const;
 
   [[nodiscard]] const std::vector<std::int64_t>& tokens() const;  ///< compared rows, ascending
   [[nodiscard]] const std::vector<std::int64_t>& tokens_per_expert()
-      const;  ///< [E], over all T tokens
+      const;  ///< [E], over all rows of x
   [[nodiscard]] std::int64_t active_experts() const;
 
  private:
@@ -57,5 +63,34 @@ class Oracle {
 
 /// Fills y with NaN (every element), so that what forward does not write is seen.
 void poison(const TensorView& y);
+
+struct VerifyOptions {
+  std::uint64_t seed = 0;
+  std::string skew =
+      "uniform";  ///< "uniform", "zipf:S" or "one-expert"; must be that of the weights
+};
+
+/// One forward that verify() checked.
+struct VerifyStep {
+  std::string what;  ///< "input 0", "input 1", "input 0 again", "first 3 tokens"
+  Comparison comparison;
+};
+
+struct VerifyResult {
+  bool passed = false;
+  std::string failure;            ///< "" or one sentence: which step, how far off
+  std::vector<VerifyStep> steps;  ///< in order; stops at the first failure
+  Comparison worst;               ///< the step that used most of its tolerance, or the failed one
+};
+
+/// Runs `layer` on two seeded inputs in turn, on the first again (bitwise the same y is required)
+/// and on its first rows, each time into a poisoned y, and compares each y with the oracle. A
+/// cached output, an unwritten row and state left over from the forward before are seen. `weights`
+/// are those the layer was created with.
+[[nodiscard]] VerifyResult verify(Layer& layer, const Weights& weights,
+                                  const VerifyOptions& options = {});
+
+/// The same for a layer created here, from seeded weights. Throws what Layer::create throws.
+[[nodiscard]] VerifyResult verify(const LayerOptions& layer, const VerifyOptions& options = {});
 
 }  // namespace moe

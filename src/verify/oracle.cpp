@@ -1,0 +1,229 @@
+// Oracle: which tokens the reference computes, and the comparison with what a level wrote.
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <numeric>
+
+#include "core/check.h"
+#include "core/dispatch.h"
+#include "core/rng.h"
+#include "moe/verify.h"
+#include "reference/reference.h"
+#include "verify/tolerance.h"
+
+namespace moe {
+namespace {
+
+/// Multiply-adds of the experts that one oracle may spend on more than the smallest sample: a few
+/// seconds on two cores.
+constexpr double kAffordableWork = 8e9;
+constexpr std::int64_t kAffordableElements = std::int64_t{1} << 25;  // of y, kept as doubles
+constexpr std::int64_t kSmallestSample = 64;
+
+void check(const char* name, const TensorView& tensor, const TensorView& expected) {
+  MOE_CHECK(tensor.dtype == expected.dtype && tensor.rank == expected.rank &&
+                tensor.dims == expected.dims && (tensor.data != nullptr || tensor.elements() == 0),
+            "oracle: {} is {}{}, but the problem needs {}", name, tensor.describe(),
+            tensor.data == nullptr ? " without data" : "", expected.describe());
+}
+
+/// Rows of x to evaluate, ascending.
+std::vector<std::int64_t> sample_tokens(const Shape& shape,
+                                        const std::vector<reference::Route>& routes,
+                                        std::uint64_t seed) {
+  const auto tokens = static_cast<std::int64_t>(routes.size());
+  const double work_per_token = 3.0 * static_cast<double>(shape.top_k) *
+                                static_cast<double>(shape.hidden) *
+                                static_cast<double>(shape.intermediate);
+  const auto affordable = std::min(static_cast<std::int64_t>(kAffordableWork / work_per_token),
+                                   kAffordableElements / shape.hidden);
+  std::vector<std::int64_t> order(routes.size());
+  std::iota(order.begin(), order.end(), std::int64_t{0});
+  const std::int64_t size = std::max(kSmallestSample, affordable);
+  if (size >= tokens) return order;
+
+  // The last and the first token, where edges go wrong, then seeded random ones.
+  std::swap(order[1], order.back());
+  for (std::size_t i = 2; i < order.size(); ++i) {
+    const std::uint64_t left = order.size() - i;
+    std::swap(order[i], order[i + random_bits(seed, 0, i) % left]);
+  }
+  std::vector<char> touched(static_cast<std::size_t>(shape.experts), 0);
+  std::vector<std::int64_t> sample;
+  for (const std::int64_t token : order) {
+    const auto& experts = routes[static_cast<std::size_t>(token)].choices[0].experts;
+    const bool new_expert = std::any_of(experts.begin(), experts.end(), [&](std::int64_t expert) {
+      return touched[static_cast<std::size_t>(expert)] == 0;
+    });
+    if (static_cast<std::int64_t>(sample.size()) >= size && !new_expert) continue;
+    sample.push_back(token);
+    for (const std::int64_t expert : experts) touched[static_cast<std::size_t>(expert)] = 1;
+  }
+  std::sort(sample.begin(), sample.end());
+  return sample;
+}
+
+struct RowError {
+  double absolute = 0;  // |y - r|
+  double norm = 0;      // |r|
+  double allowed = 0;
+  /// 0 when both are zero: a zero row has tolerance zero and y = 0 meets it.
+  [[nodiscard]] double used() const {
+    if (absolute <= allowed && allowed == 0) return 0;
+    return absolute / allowed;
+  }
+  [[nodiscard]] double relative() const {
+    if (norm > 0) return absolute / norm;
+    return absolute <= allowed ? 0 : std::numeric_limits<double>::infinity();
+  }
+};
+
+template <class Element>
+RowError row_error(const Element* y, const reference::Answer& answer, double deviations) {
+  double error = 0;
+  double norm = 0;
+  for (std::size_t h = 0; h < answer.y.size(); ++h) {
+    const double value = to_float(y[h]);
+    if (!std::isfinite(value)) continue;  // counted apart, and fails by itself
+    error += (value - answer.y[h]) * (value - answer.y[h]);
+    norm += answer.y[h] * answer.y[h];
+  }
+  // Values below fp32's normal range may be flushed to zero, in y or on the way to it.
+  const double underflow = answer.variance > 0
+                               ? static_cast<double>(std::numeric_limits<float>::min()) *
+                                     std::sqrt(static_cast<double>(answer.y.size()))
+                               : 0;
+  return {std::sqrt(error), std::sqrt(norm), deviations * (std::sqrt(answer.variance) + underflow)};
+}
+
+template <class Element>
+std::int64_t count_non_finite(const Element* values, std::int64_t count) {
+  std::int64_t found = 0;
+#pragma omp parallel for schedule(static) reduction(+ : found) if (count > (1 << 20))
+  for (std::int64_t i = 0; i < count; ++i) {
+    if (!std::isfinite(to_float(values[i]))) ++found;
+  }
+  return found;
+}
+
+}  // namespace
+
+struct Oracle::State {
+  Problem problem;
+  std::int64_t rows = 0;  // of x
+  std::vector<std::int64_t> tokens;
+  std::vector<std::vector<reference::Answer>> answers;  // of tokens[i]: one per valid routing
+  std::vector<std::int64_t> tokens_per_expert;
+};
+
+Oracle::Oracle(const Problem& problem, const Weights& weights, const TensorView& x,
+               std::uint64_t sample_seed)
+    : state_(std::make_unique<State>()) {
+  const Shape& shape = problem.shape;
+  validate(shape);
+  const std::int64_t rows = x.rank == 2 ? x.dim(0) : -1;
+  MOE_CHECK(rows <= shape.tokens, "oracle: x has {} rows, but the problem has tokens={}", rows,
+            shape.tokens);
+  check("x", x, TensorView(nullptr, problem.dtype, {rows, shape.hidden}));
+  check("weights.router", weights.router,
+        TensorView(nullptr, problem.dtype, {shape.experts, shape.hidden}));
+  const TensorView up(nullptr, problem.dtype, {shape.experts, shape.intermediate, shape.hidden});
+  check("weights.gate", weights.gate, up);
+  check("weights.up", weights.up, up);
+  check("weights.down", weights.down,
+        TensorView(nullptr, problem.dtype, {shape.experts, shape.hidden, shape.intermediate}));
+
+  const std::vector<reference::Route> routes = reference::route(problem, weights.router, x);
+  state_->problem = problem;
+  state_->rows = rows;
+  state_->tokens_per_expert.resize(static_cast<std::size_t>(shape.experts));
+  for (const reference::Route& route : routes) {
+    for (const std::int64_t expert : route.choices[0].experts) {
+      ++state_->tokens_per_expert[static_cast<std::size_t>(expert)];
+    }
+  }
+  state_->tokens = sample_tokens(shape, routes, sample_seed);
+  state_->answers = reference::evaluate(problem, weights, x, routes, state_->tokens);
+  for (std::size_t i = 0; i < state_->answers.size(); ++i) {
+    for (const reference::Answer& answer : state_->answers[i]) {
+      // A NaN or an infinity among the values shows in their sum of squares, which variance
+      // contains.
+      MOE_CHECK(std::isfinite(answer.variance),
+                "oracle: the answer of token {} is not finite: x or the weights hold NaN, infinity "
+                "or values "
+                "beyond fp32",
+                state_->tokens[i]);
+    }
+  }
+}
+
+Oracle::Oracle(Oracle&&) noexcept = default;
+Oracle& Oracle::operator=(Oracle&&) noexcept = default;
+Oracle::~Oracle() = default;
+
+Comparison Oracle::compare(const TensorView& y) const {
+  const Shape& shape = state_->problem.shape;
+  const std::int64_t rows = y.rank == 2 ? y.dim(0) : -1;
+  MOE_CHECK(rows <= state_->rows, "oracle: y has {} rows, x had {}", rows, state_->rows);
+  check("y", y, TensorView(nullptr, state_->problem.dtype, {rows, shape.hidden}));
+  const double deviations = allowed_deviations(shape);
+
+  Comparison result;
+  double error_squares = 0;
+  double norm_squares = 0;
+  with_element_type(y.dtype, [&]<class Element>() {
+    const auto* values = y.as<const Element>();
+    result.non_finite = count_non_finite(values, y.elements());
+    for (std::size_t i = 0; i < state_->tokens.size() && state_->tokens[i] < rows; ++i) {
+      const std::int64_t token = state_->tokens[i];
+      const std::vector<reference::Answer>& choices = state_->answers[i];
+      RowError row = row_error(values + token * shape.hidden, choices[0], deviations);
+      for (std::size_t c = 1; c < choices.size(); ++c) {
+        const RowError other = row_error(values + token * shape.hidden, choices[c], deviations);
+        if (other.used() < row.used()) row = other;
+      }
+      ++result.rows_compared;
+      if (choices.size() > 1) ++result.ambiguous_rows;
+      error_squares += row.absolute * row.absolute;
+      norm_squares += row.norm * row.norm;
+      if (result.worst_row < 0 || !(row.used() <= result.tolerance_used)) {
+        result.worst_row = token;
+        result.tolerance_used = row.used();
+        result.max_row_error = row.relative();
+        result.tolerance = row.norm > 0 ? row.allowed / row.norm : 0;
+      }
+    }
+  });
+  if (error_squares > 0) result.global_error = std::sqrt(error_squares / norm_squares);
+  result.passed = result.non_finite == 0 && result.tolerance_used <= 1;
+  return result;
+}
+
+const std::vector<std::int64_t>& Oracle::tokens() const {
+  return state_->tokens;
+}
+const std::vector<std::int64_t>& Oracle::tokens_per_expert() const {
+  return state_->tokens_per_expert;
+}
+std::int64_t Oracle::active_experts() const {
+  return std::count_if(state_->tokens_per_expert.begin(), state_->tokens_per_expert.end(),
+                       [](std::int64_t tokens) { return tokens > 0; });
+}
+
+std::string Comparison::describe() const {
+  std::string text;
+  if (non_finite > 0) text = fmt::format("{} values of y are NaN or infinite; ", non_finite);
+  text += fmt::format("row error {:.2g} at token {}, {:.3g} % of tolerance; {} rows compared",
+                      max_row_error, worst_row, 100 * tolerance_used, rows_compared);
+  if (ambiguous_rows > 0) text += fmt::format(", {} with a tied top-k", ambiguous_rows);
+  return text;
+}
+
+void poison(const TensorView& y) {
+  with_element_type(y.dtype, [&]<class Element>() {
+    std::fill_n(y.as<Element>(), y.elements(),
+                from_float<Element>(std::numeric_limits<float>::quiet_NaN()));
+  });
+}
+
+}  // namespace moe

@@ -72,7 +72,7 @@ struct VerifyOptions {
 
 /// One forward that verify() checked.
 struct VerifyStep {
-  std::string what;  ///< "input 0", "input 1", "input 0 again", "first 3 tokens"
+  std::string what;  ///< "input 0", "input 1", "input 0 again", "first 3 tokens", "no tokens"
   Comparison comparison;
 };
 
@@ -83,10 +83,10 @@ struct VerifyResult {
   Comparison worst;               ///< the step that used most of its tolerance, or the failed one
 };
 
-/// Runs `layer` on two seeded inputs in turn, on the first again (bitwise the same y is required)
-/// and on its first rows, each time into a poisoned y, and compares each y with the oracle. A
-/// cached output, an unwritten row and state left over from the forward before are seen. `weights`
-/// are those the layer was created with.
+/// Runs `layer` on two seeded inputs in turn, on the first again (bitwise the same y is required),
+/// on its first rows and on none, each time into a poisoned y, and compares each y with the oracle.
+/// A cached output, an unwritten row, a write before or after y, a change of x and state left over
+/// from the forward before are seen. `weights` are those the layer was created with.
 [[nodiscard]] VerifyResult verify(Layer& layer, const Weights& weights,
                                   const VerifyOptions& options = {});
 

@@ -1,0 +1,175 @@
+#include "verify/fuzz.h"
+
+#include <algorithm>
+#include <array>
+
+#include "core/check.h"
+#include "core/isa.h"
+#include "core/rng.h"
+#include "core/threads.h"
+#include "verify/layer_check.h"
+
+namespace moe {
+namespace {
+
+// Around the widths of vector registers, tiles and blocks of 8 to 128, and odd ones.
+constexpr auto kTokens = std::to_array<std::int64_t>(
+    {1, 2, 3, 4, 7, 8, 15, 16, 17, 31, 33, 63, 64, 65, 127, 128, 129, 200});
+constexpr auto kWidths = std::to_array<std::int64_t>(
+    {1,  2,  3,  5,  7,  8,  9,  15, 16,  17,  24,  31,  32,  33,  40,  45,
+     47, 48, 63, 64, 65, 72, 96, 97, 100, 127, 128, 129, 160, 192, 255, 320});
+constexpr auto kExperts = std::to_array<std::int64_t>({1, 2, 3, 5, 8, 13, 16, 40, 64, 72, 128});
+constexpr std::int64_t kLargestTopK = 22;
+
+/// Keep a case at a few milliseconds a level: values of one weight matrix over all experts, and
+/// multiply-adds of one projection.
+constexpr std::int64_t kMostWeights = 1 << 19;
+constexpr std::int64_t kMostWork = 1 << 22;
+
+/// Levels that would need more are skipped: the machine may be running other things.
+constexpr std::uint64_t kMemoryLimit = std::uint64_t{1} << 30;
+
+class Dice {
+ public:
+  explicit Dice(std::uint64_t seed) : seed_(seed) {}
+  /// Uniform in [0, count).
+  std::int64_t below(std::int64_t count) {
+    return static_cast<std::int64_t>(random_bits(seed_, kStream, index_++) %
+                                     static_cast<std::uint64_t>(count));
+  }
+  bool one_in(std::int64_t count) { return below(count) == 0; }
+  template <class Values>
+  auto pick(const Values& values) {
+    return values[static_cast<std::size_t>(below(static_cast<std::int64_t>(values.size())))];
+  }
+
+ private:
+  static constexpr std::uint64_t kStream = 0xF022;
+  std::uint64_t seed_;
+  std::uint64_t index_ = 0;
+};
+
+std::int64_t pick_top_k(Dice& dice, std::int64_t experts) {
+  switch (dice.below(4)) {
+    case 0:
+      return 1;
+    case 1:
+      return std::min<std::int64_t>(2, experts);
+    case 2:
+      return std::min(experts, kLargestTopK);
+    default:
+      return 1 + dice.below(std::min(experts, kLargestTopK));
+  }
+}
+
+Skew pick_skew(Dice& dice) {
+  switch (dice.below(4)) {
+    case 0:
+      return Skew::parse("one-expert");
+    case 1:
+      return Skew::parse(dice.one_in(2) ? "zipf:1" : "zipf:2.5");
+    default:
+      return {};
+  }
+}
+
+std::string level_flags(const FuzzCase& fuzz_case) {
+  const Shape& shape = fuzz_case.problem.shape;
+  return fmt::format("--thiek {},{},{},{},{} --dtype {} --seed {} --skew {} --threads {} --isa {}",
+                     shape.tokens, shape.hidden, shape.intermediate, shape.experts, shape.top_k,
+                     name_of(fuzz_case.problem.dtype), fuzz_case.seed, fuzz_case.skew.describe(),
+                     fuzz_case.threads, fuzz_case.isa);
+}
+
+/// What is wrong with the layer; "" when nothing is.
+std::string verify_level(const std::string& level, const FuzzCase& fuzz_case,
+                         const OwnedWeights& originals, LayerCheck& check, FuzzResult& result) {
+  const GuardedTensor router(originals.router.view(), fuzz_case.offset_elements);
+  const GuardedTensor gate(originals.gate.view(), fuzz_case.offset_elements);
+  const GuardedTensor up(originals.up.view(), fuzz_case.offset_elements);
+  const GuardedTensor down(originals.down.view(), fuzz_case.offset_elements);
+  const LayerOptions options{.level = level,
+                             .problem = fuzz_case.problem,
+                             .threads = fuzz_case.threads,
+                             .isa = fuzz_case.isa,
+                             .tune_seconds = 0,
+                             .tune_cache = "off",
+                             .workspace_limit = kMemoryLimit};
+  try {
+    Layer layer = Layer::create(options, {router.view(), gate.view(), up.view(), down.view()});
+    const VerifyResult verified = check.run(layer);
+    ++result.layers;
+    result.worst_tolerance_used =
+        std::max(result.worst_tolerance_used, verified.worst.tolerance_used);
+    if (!verified.passed) return verified.failure;
+  } catch (const Error& error) {
+    if (error.code() == ErrorCode::kUnsupported || error.code() == ErrorCode::kOutOfMemory) {
+      ++result.skipped[level + ": " + error.what()];
+      return {};
+    }
+    return std::string("threw: ") + error.what();
+  } catch (const std::exception& error) {
+    return std::string("threw: ") + error.what();
+  }
+  const std::int64_t damaged =
+      router.damaged_bytes() + gate.damaged_bytes() + up.damaged_bytes() + down.damaged_bytes();
+  return damaged == 0 ? ""
+                      : fmt::format("{} bytes before or after the weights were written", damaged);
+}
+
+}  // namespace
+
+FuzzCase make_fuzz_case(std::uint64_t seed) {
+  Dice dice(seed);
+  FuzzCase result;
+  result.seed = seed;
+  Shape& shape = result.problem.shape;
+  do {
+    shape.tokens = dice.pick(kTokens);
+    shape.hidden = dice.pick(kWidths);
+    shape.intermediate = dice.pick(kWidths);
+    shape.experts = dice.pick(kExperts);
+    shape.top_k = pick_top_k(dice, shape.experts);
+  } while (shape.experts * shape.hidden * shape.intermediate > kMostWeights ||
+           shape.routed_rows() * shape.hidden * shape.intermediate > kMostWork);
+  result.problem.dtype = dice.one_in(2) ? DType::kF32 : DType::kBF16;
+  result.skew = pick_skew(dice);
+  // One thread more than processors: parts of uneven size, threads that wait for one another.
+  result.threads = static_cast<int>(1 + dice.below(usable_threads() + 1));
+  result.isa = name_of(dice.pick(available_isas()));
+  result.offset_elements = dice.one_in(4) ? 1 + dice.below(7) : 0;
+  return result;
+}
+
+FuzzResult fuzz(const FuzzOptions& options) {
+  std::vector<std::string> levels;
+  for (const std::string& level : options.levels) levels.push_back(find_level(level).name);
+  if (levels.empty()) {
+    for (const LevelInfo& info : list_levels()) levels.push_back(info.name);
+  }
+  FuzzResult result;
+  for (std::int64_t index = 0; index < options.cases; ++index) {
+    const std::uint64_t seed =
+        index == 0 ? options.seed : random_bits(options.seed, 0, static_cast<std::uint64_t>(index));
+    const FuzzCase fuzz_case = make_fuzz_case(seed);
+    const OwnedWeights weights = make_weights(fuzz_case.problem, seed, fuzz_case.skew);
+    LayerCheck check(fuzz_case.problem, weights.view(), seed, fuzz_case.skew,
+                     fuzz_case.offset_elements);
+    for (const std::string& level : levels) {
+      const std::string failure = verify_level(level, fuzz_case, weights, check, result);
+      if (failure.empty()) continue;
+      result.failures.push_back(
+          {level, failure,
+           fmt::format("moe verify -t moe_journey:{} {}", level, level_flags(fuzz_case)),
+           fmt::format("moe verify -t moe_journey:{} --fuzz 1 --fuzz-seed {}", level, seed)});
+    }
+    ++result.cases;
+    if (options.on_case &&
+        !options.on_case(result.cases, static_cast<std::int64_t>(result.failures.size()))) {
+      break;
+    }
+  }
+  return result;
+}
+
+}  // namespace moe

@@ -1,0 +1,102 @@
+#include "verify/layer_check.h"
+
+#include <cstring>
+#include <utility>
+
+#include "core/check.h"
+
+namespace moe {
+namespace {
+
+/// Elements of rows [first, end) of y that are not the NaN that poison() wrote.
+std::int64_t written_elements(const TensorView& y, std::int64_t first) {
+  const Tensor untouched(y.dtype, {1, y.dim(1)});
+  poison(untouched.view());
+  const std::size_t row_bytes = untouched.view().bytes();
+  const std::size_t size = size_of(y.dtype);
+  std::int64_t written = 0;
+  for (std::int64_t row = first; row < y.dim(0); ++row) {
+    const auto* bytes = y.as<const std::byte>() + static_cast<std::size_t>(row) * row_bytes;
+    for (std::size_t at = 0; at < row_bytes; at += size) {
+      if (std::memcmp(bytes + at, untouched.as<std::byte>() + at, size) != 0) ++written;
+    }
+  }
+  return written;
+}
+
+}  // namespace
+
+LayerCheck::Input::Input(const Problem& problem, const Weights& weights, Tensor x,
+                         std::uint64_t seed, std::int64_t offset_elements)
+    : original(std::move(x)),
+      given(original.view(), offset_elements),
+      oracle(problem, weights, original.view(), seed) {}
+
+LayerCheck::LayerCheck(const Problem& problem, const Weights& weights, std::uint64_t seed,
+                       const Skew& skew, std::int64_t offset_elements)
+    : problem_(problem),
+      inputs_{Input(problem, weights, make_input(problem, seed, 0, skew), seed, offset_elements),
+              Input(problem, weights, make_input(problem, seed, 1, skew), seed, offset_elements)},
+      y_(inputs_[0].original.view(), offset_elements) {}
+
+bool LayerCheck::step(VerifyResult& result, Layer& layer, std::string what, const Input& input,
+                      std::int64_t rows) {
+  poison(y_.view());
+  layer.forward(input.given.view().first_rows(rows), y_.view().first_rows(rows));
+  const Comparison comparison = input.oracle.compare(y_.view().first_rows(rows));
+
+  std::string problem_found;
+  if (!comparison.passed) {
+    problem_found = comparison.describe();
+  } else if (const std::int64_t written = written_elements(y_.view(), rows); written > 0) {
+    problem_found = fmt::format("{} elements of y after row {} were written", written, rows);
+  } else if (const std::int64_t damaged = y_.damaged_bytes() + input.given.damaged_bytes();
+             damaged > 0) {
+    problem_found = fmt::format("{} bytes before or after x or y were written", damaged);
+  } else if (std::memcmp(input.given.view().data, input.original.view().data,
+                         input.original.view().bytes()) != 0) {
+    problem_found = "x was changed";
+  }
+  if (!problem_found.empty()) result.failure = what + ": " + problem_found;
+  if (result.steps.empty() || !comparison.passed ||
+      comparison.tolerance_used > result.worst.tolerance_used) {
+    result.worst = comparison;
+  }
+  result.steps.push_back({std::move(what), comparison});
+  return problem_found.empty();
+}
+
+VerifyResult LayerCheck::run(Layer& layer) {
+  VerifyResult result;
+  const std::int64_t tokens = problem_.shape.tokens;
+  if (!step(result, layer, "input 0", inputs_[0], tokens)) return result;
+  const GuardedTensor first_y(y_.view());
+  if (!step(result, layer, "input 1", inputs_[1], tokens)) return result;
+  if (!step(result, layer, "input 0 again", inputs_[0], tokens)) return result;
+  if (std::memcmp(y_.view().data, first_y.view().data, first_y.view().bytes()) != 0) {
+    result.failure = "input 0 again: y is not bitwise that of the first forward of the same input";
+    return result;
+  }
+  if (tokens > 1 &&
+      !step(result, layer, fmt::format("first {} tokens", tokens / 2), inputs_[0], tokens / 2)) {
+    return result;
+  }
+  if (!step(result, layer, "no tokens", inputs_[0], 0)) return result;
+  result.passed = true;
+  return result;
+}
+
+VerifyResult verify(Layer& layer, const Weights& weights, const VerifyOptions& options) {
+  return LayerCheck(layer.problem(), weights, options.seed, Skew::parse(options.skew)).run(layer);
+}
+
+VerifyResult verify(const LayerOptions& layer_options, const VerifyOptions& options) {
+  const Skew skew = Skew::parse(options.skew);
+  // Asked before the weights are made: a layer that cannot run says so at once.
+  (void)Layer::predict(layer_options);
+  const OwnedWeights weights = make_weights(layer_options.problem, options.seed, skew);
+  Layer layer = Layer::create(layer_options, weights.view());
+  return verify(layer, weights.view(), options);
+}
+
+}  // namespace moe

@@ -1,0 +1,41 @@
+// The forwards that verify() and the fuzzer put a layer through, and the answers they expect.
+#pragma once
+
+#include <array>
+#include <string>
+
+#include "core/workload.h"
+#include "moe/verify.h"
+#include "verify/guarded.h"
+
+namespace moe {
+
+/// Two seeded inputs, their oracles and an output, all between canaries. One LayerCheck serves any
+/// number of layers made from the same weights.
+class LayerCheck {
+ public:
+  LayerCheck(const Problem& problem, const Weights& weights, std::uint64_t seed, const Skew& skew,
+             std::int64_t offset_elements = 0);
+
+  /// See verify() in moe/verify.h.
+  [[nodiscard]] VerifyResult run(Layer& layer);
+
+ private:
+  struct Input {
+    Tensor original;  // what `given` must still hold after a forward
+    GuardedTensor given;
+    Oracle oracle;
+    Input(const Problem& problem, const Weights& weights, Tensor x, std::uint64_t seed,
+          std::int64_t offset_elements);
+  };
+
+  /// One forward of the first `rows` rows of an input into a poisoned y.
+  bool step(VerifyResult& result, Layer& layer, std::string what, const Input& input,
+            std::int64_t rows);
+
+  Problem problem_;
+  std::array<Input, 2> inputs_;
+  GuardedTensor y_;
+};
+
+}  // namespace moe

@@ -8,6 +8,8 @@
 
 #include "core/isa.h"
 #include "core/scalar.h"
+#include "cpu/isa/gemm_tile.h"
+#include "moe/config.h"
 
 namespace moe::cpu {
 
@@ -16,6 +18,21 @@ struct Kernels {
   /// sum a[i]*b[i] in fp32, several partial sums.
   float (*dot_f32)(const float* a, const float* b, std::int64_t n) = nullptr;
   float (*dot_bf16)(const BFloat16* a, const BFloat16* b, std::int64_t n) = nullptr;
+  GemmKernels gemm_f32;
+  GemmKernels gemm_bf16;
+  /// y[columns] = sum over `count` rows of weights[i]·rows[i], in the order of the rows.
+  void (*combine_f32)(const float* const* rows, const float* weights, std::int64_t count,
+                      std::int64_t columns, float* y) = nullptr;
+  void (*combine_bf16)(const float* const* rows, const float* weights, std::int64_t count,
+                       std::int64_t columns, BFloat16* y) = nullptr;
+
+  [[nodiscard]] const GemmKernels& gemm(DType dtype) const {
+    return dtype == DType::kF32 ? gemm_f32 : gemm_bf16;
+  }
+  /// The tier whose instructions really run for `dtype`: BF16 tiers compute fp32 with AVX-512F.
+  [[nodiscard]] Isa used_for(DType dtype) const {
+    return dtype == DType::kF32 && isa > Isa::kAvx512f ? Isa::kAvx512f : isa;
+  }
 };
 
 /// The table of the highest tier not above `ceiling` that this build and machine have.

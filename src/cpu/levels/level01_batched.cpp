@@ -58,7 +58,9 @@ class Batched final : public Level {
     with_element_type(problem_.dtype, [&]<class Element>() { run<Element>(context, x, y); });
   }
 
-  [[nodiscard]] std::string isa() const override { return std::string(name_of(kernels_->isa)); }
+  [[nodiscard]] std::string isa() const override {
+    return std::string(name_of(kernels_->used_for(problem_.dtype)));
+  }
   [[nodiscard]] int threads() const override { return threads_; }
 
  private:

@@ -81,7 +81,9 @@ class MemEfficient final : public Level {
     });
   }
 
-  [[nodiscard]] std::string isa() const override { return std::string(name_of(kernels_->isa)); }
+  [[nodiscard]] std::string isa() const override {
+    return std::string(name_of(kernels_->used_for(problem_.dtype)));
+  }
   [[nodiscard]] int threads() const override { return threads_; }
 
  private:

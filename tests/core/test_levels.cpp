@@ -1,0 +1,59 @@
+#include "moe/levels.h"
+
+#include <gtest/gtest.h>
+
+#include <fstream>
+#include <set>
+#include <string>
+
+#include "core/level.h"
+#include "moe/error.h"
+
+namespace moe {
+namespace {
+
+TEST(Levels, AreNumberedFromZeroWithUniqueNames) {
+  std::set<std::string> names;
+  int expected = 0;
+  for (const LevelInfo& info : list_levels()) {
+    EXPECT_EQ(info.number, expected++);
+    EXPECT_TRUE(names.insert(info.name).second) << info.name;
+    EXPECT_LE(info.builds_on, info.number);
+    EXPECT_EQ(info.symbol, (info.number < 10 ? "level0" : "level") + std::to_string(info.number) +
+                               "_" + info.name);
+  }
+}
+
+TEST(Levels, EveryLevelHasItsDocsPage) {
+  for (const LevelInfo& info : list_levels()) {
+    EXPECT_TRUE(std::ifstream(MOE_SOURCE_DIR "/docs/levels/" + info.symbol + ".md").good())
+        << info.symbol;
+  }
+}
+
+TEST(Levels, EveryCpuLevelHasAFactory) {
+  for (const LevelInfo& info : list_levels()) {
+    EXPECT_EQ(level_factory(info, Backend::kCpu) != nullptr, info.on_cpu) << info.name;
+  }
+}
+
+TEST(FindLevel, TakesNumberNameAndAlias) {
+  EXPECT_EQ(find_level("0").name, "naive");
+  EXPECT_EQ(find_level("memefficient").number, 3);
+  EXPECT_EQ(find_level("cudagraphs").name, "graphs");
+}
+
+TEST(FindLevel, SuggestsTheNearestName) {
+  try {
+    static_cast<void>(find_level("grupped"));
+    FAIL();
+  } catch (const Error& error) {
+    EXPECT_STREQ(error.what(), "unknown level 'grupped'; did you mean 'grouped'?");
+  }
+  EXPECT_THROW(static_cast<void>(find_level("99")), Error);
+  EXPECT_THROW(static_cast<void>(find_level("-1")), Error);
+  EXPECT_THROW(static_cast<void>(find_level("")), Error);
+}
+
+}  // namespace
+}  // namespace moe

@@ -1,0 +1,5 @@
+#include "cpu/isa/swiglu_rows_impl.h"
+
+constexpr SwigluRows kSwigluRowsAvx512f = {swiglu_rows<float>, swiglu_rows<BFloat16>};
+
+}  // namespace moe::cpu

@@ -1,0 +1,401 @@
+// Level 04 · grouped — permute tokens by expert, then one GEMM per non-empty expert.   builds on 03
+// (arena) Changes   routed rows of one expert become contiguous, so its weights are read once for
+// all of them. Why       weight bytes  03: 3·T·K·H·I·b    04: 3·E_hit·H·I·b    FLOPs 6·T·K·H·I +
+// 2·T·H·E (unchanged)
+//           m ≈ T·K/E rows now share each weight: FLOPs per weight byte grow from 2/b to 2·m/b.
+// Costs     permute and unpermute move T·K·H·(2·b + 2·4) bytes; weights are kept a second time in
+// the
+//           library's layout; 2 GEMMs and one SwiGLU pass per expert, each a fork and a join of all
+//           threads; and a new oneDNN primitive (code generation included) whenever an expert
+//           brings an m that this layer has not seen: with routing, that is most of the first steps
+//           → level 05.
+// Measured  docs/levels/level04_grouped.md
+//
+//   x[T,H] ─permute─▶ x_perm[TK,H] ─gate_up─▶ block ─swiglu─▶ act[TK,I] ─down─▶ y_perm[TK,H]
+//   ─unpermute─▶ y[T,H]
+//                     └ e0 ┘└─ e1 ─┘└ e2 ┘    [≤256, 2·panel]
+//                     segment e = rows expert_offsets[e] .. expert_offsets[e+1]
+#include <omp.h>
+
+#include <algorithm>
+#include <cstring>
+#include <memory>
+#include <vector>
+
+#include "core/dispatch.h"
+#include "core/level.h"
+#include "core/threads.h"
+#include "cpu/isa/swiglu_rows.h"
+#include "cpu/ops/gemm_onednn.h"
+#include "cpu/ops/permute.h"
+#include "cpu/ops/router.h"
+
+namespace moe::cpu {
+namespace {
+
+// Rows of one GEMM at most: enough that weights from DRAM cost less than the arithmetic on them
+// (2·256/b FLOPs per byte), few enough that A and the gate|up block stay in the shared cache. It
+// also bounds the number of primitives that a layer can come to hold.
+constexpr std::int64_t kMaxRows = 256;
+// Intermediate columns per gate|up GEMM at most: a block of 256 x 2·2048 fp32 is 4 MiB.
+constexpr std::int64_t kMaxPanel = 2048;
+constexpr std::int64_t kColumnMultiple =
+    64;  // the library's column block: narrower ends are padded
+
+/// Equal column panels; the last may be narrower.
+struct Panels {
+  std::int64_t columns = 0;
+  std::int64_t width = 0;
+  [[nodiscard]] std::int64_t count() const { return (columns + width - 1) / width; }
+  [[nodiscard]] std::int64_t first(std::int64_t panel) const { return panel * width; }
+  [[nodiscard]] std::int64_t width_of(std::int64_t panel) const {
+    return std::min(width, columns - first(panel));
+  }
+};
+
+/// gate|up of one panel live where y_perm will be, T·K·H fp32 that nothing else uses until the down
+/// projection: a panel of K·H/2 columns fits there at any row count.
+Panels gate_up_panels(const Shape& shape) {
+  const std::int64_t fitting = shape.top_k * shape.hidden / 2;
+  const std::int64_t limit =
+      std::clamp(fitting / kColumnMultiple * kColumnMultiple, kColumnMultiple, kMaxPanel);
+  const std::int64_t count = (shape.intermediate + limit - 1) / limit;
+  const std::int64_t even = (shape.intermediate + count - 1) / count;
+  return {shape.intermediate,
+          std::min<std::int64_t>(static_cast<std::int64_t>(round_up(even, kColumnMultiple)),
+                                 shape.intermediate)};
+}
+
+struct Buffers {
+  float* logits;           // [T, E]
+  std::int32_t* topk_idx;  // [T, K]
+  float* topk_weights;     // [T, K]
+  Permutation permutation;
+  std::byte* x_perm;  // [T·K, H] rows grouped by expert
+  std::byte* act;     // [T·K, I]
+  float* gate_up;     // [min(T, kMaxRows), 2·panel], dead before y_perm is written
+  float* y_perm;      // [T·K, H], the same memory
+};
+
+template <class Memory>
+Buffers carve(Memory& memory, const Problem& problem, std::int64_t tokens) {
+  const Shape& shape = problem.shape;
+  const std::int64_t routed = tokens * shape.top_k;
+  const auto element = static_cast<std::int64_t>(size_of(problem.dtype));
+  Buffers b{};
+  b.logits = memory.template take<float>(tokens * shape.experts);
+  b.topk_idx = memory.template take<std::int32_t>(routed);
+  b.topk_weights = memory.template take<float>(routed);
+  b.permutation.expert_offsets = memory.template take<std::int64_t>(shape.experts + 1);
+  b.permutation.src_row = memory.template take<std::int64_t>(routed);
+  b.permutation.dst_row = memory.template take<std::int64_t>(routed);
+  b.x_perm = memory.template take<std::byte>(routed * shape.hidden * element);
+  b.act = memory.template take<std::byte>(routed * shape.intermediate * element);
+  const std::int64_t block = std::min(tokens, kMaxRows) * 2 * gate_up_panels(shape).width;
+  b.y_perm = memory.template take<float>(std::max(routed * shape.hidden, block));
+  b.gate_up = b.y_perm;
+  return b;
+}
+
+/// Row blocks of at most kMaxRows; their sizes (part_of) differ by one at most.
+std::int64_t row_blocks(std::int64_t rows) {
+  return (rows + kMaxRows - 1) / kMaxRows;
+}
+
+/// One weight layout and the GEMMs made for it so far, one per row count.
+class GemmFamily {
+ public:
+  GemmFamily(DType dtype, std::int64_t n, std::int64_t k, std::int64_t usual_rows, int threads)
+      : layout_(dtype, n, k, usual_rows, threads), threads_(threads), by_rows_(kMaxRows) {}
+
+  [[nodiscard]] const onednn::WeightLayout& layout() const { return layout_; }
+
+  struct Entry {
+    Entry(const onednn::WeightLayout& layout, std::int64_t m, int threads)
+        : gemm(layout, m, threads), call(gemm) {}
+    onednn::Gemm gemm;
+    onednn::GemmCall call;
+  };
+  /// The GEMM of m <= kMaxRows rows; `created` tells whether it was made now.
+  Entry& at(std::int64_t m, bool& created) {
+    std::unique_ptr<Entry>& entry = by_rows_[static_cast<std::size_t>(m - 1)];
+    created = entry == nullptr;
+    if (created) entry = std::make_unique<Entry>(layout_, m, threads_);
+    return *entry;
+  }
+
+ private:
+  onednn::WeightLayout layout_;
+  int threads_;
+  std::vector<std::unique_ptr<Entry>> by_rows_;
+};
+
+struct Families {
+  Families(const Problem& problem, int threads)
+      : panels(gate_up_panels(problem.shape)),
+        router(problem.dtype, problem.shape.experts, problem.shape.hidden,
+               rows_in_block(problem.shape.tokens), threads),
+        down(problem.dtype, problem.shape.hidden, problem.shape.intermediate,
+             typical_rows(problem.shape), threads) {
+    for (const std::int64_t width : {panels.width, panels.width_of(panels.count() - 1)}) {
+      if (gate_up.empty() || gate_up.front().layout().n() != 2 * width) {
+        gate_up.emplace_back(problem.dtype, 2 * width, problem.shape.hidden,
+                             typical_rows(problem.shape), threads);
+      }
+    }
+  }
+
+  static std::int64_t rows_in_block(std::int64_t rows) { return std::min(rows, kMaxRows); }
+  static std::int64_t typical_rows(const Shape& shape) {
+    return std::clamp<std::int64_t>(shape.routed_rows() / shape.experts, 1, kMaxRows);
+  }
+  /// gate_up[0], or gate_up[1] for a narrower last panel.
+  GemmFamily& of_panel(std::int64_t panel) {
+    return panels.width_of(panel) == panels.width ? gate_up.front() : gate_up.back();
+  }
+
+  [[nodiscard]] std::uint64_t packed_bytes(std::int64_t experts) const {
+    std::uint64_t expert = round_up(down.layout().bytes(), kArenaAlignment) +
+                           round_up(gate_up.front().layout().bytes(), kArenaAlignment) *
+                               static_cast<std::uint64_t>(panels.count() - 1) +
+                           round_up(gate_up.back().layout().bytes(), kArenaAlignment);
+    return round_up(router.layout().bytes(), kArenaAlignment) +
+           expert * static_cast<std::uint64_t>(experts);
+  }
+
+  Panels panels;
+  GemmFamily router;
+  std::vector<GemmFamily> gate_up;
+  GemmFamily down;
+};
+
+// What one primitive keeps resident: 43 KiB with AVX-512 fp32 kernels, less with bf16 (difference
+// of VmRSS over 200 primitives).
+constexpr std::uint64_t kPrimitiveBytes = 48 << 10;
+
+class Grouped final : public Level {
+ public:
+  [[nodiscard]] std::string unsupported(const Problem& problem,
+                                        const ExecutionOptions& options) const override {
+    return onednn::unavailable(problem.dtype, parse_isa(options.isa));
+  }
+
+  [[nodiscard]] MemoryNeeds memory(const Problem& problem,
+                                   const ExecutionOptions& options) const override {
+    onednn::claim_isa(problem.dtype, parse_isa(options.isa));
+    ArenaPlan arena;
+    carve(arena, problem, problem.shape.tokens);
+    const Families families(problem, options.threads);
+    const auto primitives =
+        (2 + families.gate_up.size()) *
+        static_cast<std::uint64_t>(Families::rows_in_block(problem.shape.tokens));
+    return {
+        .workspace = arena.bytes(),
+        .prepared = families.packed_bytes(problem.shape.experts) + primitives * kPrimitiveBytes};
+  }
+
+  void prepare(const Problem& problem, const Weights& weights,
+               const ExecutionOptions& options) override {
+    onednn::claim_isa(problem.dtype, parse_isa(options.isa));
+    problem_ = problem;
+    threads_ = options.threads;
+    swiglu_ = &swiglu_rows_for(parse_isa(options.isa));
+    families_ = std::make_unique<Families>(problem, threads_);
+    const onednn::ThreadScope scope(threads_);
+    pack(weights);
+  }
+
+  void forward(Context& context, const TensorView& x, const TensorView& y) override {
+    const onednn::ThreadScope scope(threads_);
+    const Buffers b = carve(context.arena, problem_, x.dim(0));
+    route(context, x, b);
+    permute(context, x, b);
+    for (std::int64_t expert = 0; expert < problem_.shape.experts; ++expert)
+      gate_up(context, expert, b);
+    for (std::int64_t expert = 0; expert < problem_.shape.experts; ++expert)
+      down(context, expert, b);
+    unpermute(context, y, b);
+  }
+
+  [[nodiscard]] std::string isa() const override {
+    return std::string(name_of(onednn::isa_in_use()));
+  }
+  [[nodiscard]] int threads() const override { return threads_; }
+  [[nodiscard]] std::string plan() const override {
+    bool created = false;
+    const auto& typical = families_->down.at(Families::typical_rows(problem_.shape), created);
+    return fmt::format(
+        "{} {}, threads inside each GEMM, {} gate|up panel(s) of {} columns, at most {} rows per "
+        "GEMM",
+        onednn::version(), typical.gemm.implementation(), families_->panels.count(),
+        families_->panels.width, kMaxRows);
+  }
+
+ private:
+  void pack(const Weights& weights);
+  void run_gemm(Context& context, const char* op, std::int64_t expert, GemmFamily& family,
+                std::int64_t m, const void* a, const onednn::PackedMatrix& w, float* c);
+  void route(Context& context, const TensorView& x, const Buffers& b);
+  void permute(Context& context, const TensorView& x, const Buffers& b);
+  void gate_up(Context& context, std::int64_t expert, const Buffers& b);
+  void down(Context& context, std::int64_t expert, const Buffers& b);
+  void unpermute(Context& context, const TensorView& y, const Buffers& b);
+
+  Problem problem_;
+  int threads_ = 1;
+  const SwigluRows* swiglu_ = nullptr;
+  HostBuffer packed_;
+  std::unique_ptr<Families> families_;
+  std::vector<onednn::PackedMatrix> router_;  // one
+  std::vector<onednn::PackedMatrix>
+      gate_up_;  // [E · panels], gate columns then up columns of a panel
+  std::vector<onednn::PackedMatrix> down_;  // [E]
+  HostBuffer scratch_;                      // the library's, for one GEMM at a time
+};
+
+void Grouped::pack(const Weights& weights) {
+  const Shape& shape = problem_.shape;
+  const std::size_t element = size_of(problem_.dtype);
+  const auto row = static_cast<std::size_t>(shape.hidden) * element;
+  const Panels& panels = families_->panels;
+  packed_ = HostBuffer(families_->packed_bytes(shape.experts));
+  Arena storage(packed_.data(), packed_.size());
+  const auto pack_one = [&](const onednn::WeightLayout& layout, const void* rows) {
+    return onednn::PackedMatrix(layout, rows,
+                                storage.take<std::byte>(static_cast<std::int64_t>(layout.bytes())));
+  };
+  router_.push_back(pack_one(families_->router.layout(), weights.router.data));
+  HostBuffer staging(2 * static_cast<std::size_t>(panels.width) * row);  // [2·panel, H]
+  for (std::int64_t expert = 0; expert < shape.experts; ++expert) {
+    for (std::int64_t panel = 0; panel < panels.count(); ++panel) {
+      const auto bytes = static_cast<std::size_t>(panels.width_of(panel)) * row;
+      const auto first =
+          static_cast<std::size_t>(expert * shape.intermediate + panels.first(panel)) * row;
+      std::memcpy(staging.as<std::byte>(), weights.gate.as<std::byte>() + first, bytes);
+      std::memcpy(staging.as<std::byte>() + bytes, weights.up.as<std::byte>() + first, bytes);
+      gate_up_.push_back(pack_one(families_->of_panel(panel).layout(), staging.data()));
+    }
+    down_.push_back(pack_one(
+        families_->down.layout(),
+        weights.down.as<std::byte>() + static_cast<std::size_t>(expert * shape.hidden) *
+                                           static_cast<std::size_t>(shape.intermediate) * element));
+  }
+}
+
+void Grouped::run_gemm(Context& context, const char* op, std::int64_t expert, GemmFamily& family,
+                       std::int64_t m, const void* a, const onednn::PackedMatrix& w, float* c) {
+  bool created = false;
+  GemmFamily::Entry& entry = family.at(m, created);
+  if (entry.gemm.scratch_bytes() > scratch_.size())
+    scratch_ = HostBuffer(entry.gemm.scratch_bytes());
+  entry.call.run(a, w, c, scratch_.data());
+  const std::int64_t n = family.layout().n();
+  context.record(op, static_cast<std::uint64_t>(m * n) * sizeof(float), [&] {
+    return fmt::format("expert {} m={} n={} k={} {} primitive {}", expert, m, n,
+                       family.layout().k(), entry.gemm.implementation(),
+                       created ? "created" : "reused");
+  });
+}
+
+void Grouped::route(Context& context, const TensorView& x, const Buffers& b) {
+  const Shape& shape = problem_.shape;
+  const std::int64_t tokens = x.dim(0);
+  const std::size_t row = static_cast<std::size_t>(shape.hidden) * size_of(problem_.dtype);
+  for (std::int64_t block = 0; block < row_blocks(tokens); ++block) {
+    const Range rows = part_of(tokens, block, row_blocks(tokens));
+    run_gemm(context, "gemm_router", 0, families_->router, rows.end - rows.begin,
+             x.as<std::byte>() + static_cast<std::size_t>(rows.begin) * row, router_.front(),
+             b.logits + rows.begin * shape.experts);
+  }
+#pragma omp parallel for schedule(static) num_threads(threads_)
+  for (std::int64_t token = 0; token < tokens; ++token) {
+    softmax_top_k(b.logits + token * shape.experts, 1, shape.experts, shape.top_k,
+                  b.topk_idx + token * shape.top_k, b.topk_weights + token * shape.top_k);
+  }
+  build_permutation(b.topk_idx, tokens, shape.experts, shape.top_k, b.permutation);
+  context.record("route", static_cast<std::uint64_t>(tokens * shape.top_k) * 8, [&] {
+    return fmt::format("{} tokens, top {} of {}", tokens, shape.top_k, shape.experts);
+  });
+}
+
+void Grouped::permute(Context& context, const TensorView& x, const Buffers& b) {
+  const std::int64_t routed = x.dim(0) * problem_.shape.top_k;
+  const std::size_t row = static_cast<std::size_t>(problem_.shape.hidden) * size_of(problem_.dtype);
+#pragma omp parallel num_threads(threads_)
+  {
+    const Range rows = part_of(routed, omp_get_thread_num(), omp_get_num_threads());
+    permute_rows(x.data, b.permutation.src_row, rows.begin, rows.end, row, b.x_perm);
+  }
+  context.record("permute", static_cast<std::uint64_t>(routed) * row,
+                 [&] { return fmt::format("{} rows of {} bytes by expert", routed, row); });
+}
+
+void Grouped::gate_up(Context& context, std::int64_t expert, const Buffers& b) {
+  const Shape& shape = problem_.shape;
+  const Panels& panels = families_->panels;
+  const std::size_t element = size_of(problem_.dtype);
+  const std::int64_t segment = b.permutation.expert_offsets[expert];
+  const std::int64_t segment_rows = b.permutation.expert_offsets[expert + 1] - segment;
+  for (std::int64_t panel = 0; panel < panels.count(); ++panel) {
+    const std::int64_t columns = panels.width_of(panel);
+    for (std::int64_t block = 0; block < row_blocks(segment_rows); ++block) {
+      const Range rows = part_of(segment_rows, block, row_blocks(segment_rows));
+      const std::int64_t first = segment + rows.begin;
+      const std::int64_t m = rows.end - rows.begin;
+      run_gemm(context, "gemm_gate_up", expert, families_->of_panel(panel), m,
+               b.x_perm + static_cast<std::size_t>(first * shape.hidden) * element,
+               gate_up_[static_cast<std::size_t>(expert * panels.count() + panel)], b.gate_up);
+      with_element_type(problem_.dtype, [&]<class Element>() {
+        Element* act =
+            reinterpret_cast<Element*>(b.act) + first * shape.intermediate + panels.first(panel);
+        // Below a few thousand elements the fork costs more than the work.
+        constexpr std::int64_t kSerialElements = 4096;
+#pragma omp parallel num_threads(threads_) if (m * columns > kSerialElements)
+        {
+          const Range mine = part_of(m, omp_get_thread_num(), omp_get_num_threads());
+          (*swiglu_)(b.gate_up + mine.begin * 2 * columns, mine.end - mine.begin, columns,
+                     act + mine.begin * shape.intermediate, shape.intermediate);
+        }
+      });
+      context.record("swiglu", static_cast<std::uint64_t>(m * columns) * element, [&] {
+        return fmt::format("expert {} {} rows x {} columns", expert, m, columns);
+      });
+    }
+  }
+}
+
+void Grouped::down(Context& context, std::int64_t expert, const Buffers& b) {
+  const Shape& shape = problem_.shape;
+  const std::int64_t segment = b.permutation.expert_offsets[expert];
+  const std::int64_t segment_rows = b.permutation.expert_offsets[expert + 1] - segment;
+  for (std::int64_t block = 0; block < row_blocks(segment_rows); ++block) {
+    const Range rows = part_of(segment_rows, block, row_blocks(segment_rows));
+    const std::int64_t first = segment + rows.begin;
+    run_gemm(context, "gemm_down", expert, families_->down, rows.end - rows.begin,
+             b.act + static_cast<std::size_t>(first * shape.intermediate) * size_of(problem_.dtype),
+             down_[static_cast<std::size_t>(expert)], b.y_perm + first * shape.hidden);
+  }
+}
+
+void Grouped::unpermute(Context& context, const TensorView& y, const Buffers& b) {
+  const std::int64_t hidden = problem_.shape.hidden;
+  with_element_type(problem_.dtype, [&]<class Element>() {
+#pragma omp parallel num_threads(threads_)
+    {
+      const Range tokens = part_of(y.dim(0), omp_get_thread_num(), omp_get_num_threads());
+      unpermute_rows(b.y_perm, b.permutation.dst_row, b.topk_weights, tokens.begin, tokens.end,
+                     problem_.shape.top_k, hidden, y.as<Element>(), hidden);
+    }
+  });
+  context.record("unpermute", y.bytes(), [&] {
+    return fmt::format("{} tokens, weighted sum of {} rows", y.dim(0), problem_.shape.top_k);
+  });
+}
+
+}  // namespace
+
+std::unique_ptr<Level> make_level04_grouped() {
+  return std::make_unique<Grouped>();
+}
+
+}  // namespace moe::cpu

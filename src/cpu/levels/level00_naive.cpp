@@ -1,19 +1,18 @@
-// Level 00 · naive — token by token, expert by expert, the textbook loops.              builds on
-// nothing Changes   nothing: this is the definition of the layer written down as loops. Why it is
-// the baseline that every speedup is measured against, so it has to be a fair one:
-//           weights are contiguous along the reduction (stored [out, in]), each loop reads memory
-//           in order, and nothing is slowed down on purpose.
+// Level 00 · naive — token by token, expert by expert, the textbook loops.
+// Builds on nothing.
+// Changes   nothing: this is the definition of the layer written down as loops.
+// Why       it is the baseline that every speedup is measured against, so it has to be a fair one:
+//           weights are contiguous along the reduction (stored [out, in]), each loop reads memory in
+//           order, and nothing is slowed down on purpose.
 //             FLOPs         6·T·K·H·I + 2·T·H·E
-//             weight bytes  3·T·K·H·I·b + T·E·H·b: every routed row reads its expert's three
-//             matrices
+//             weight bytes  3·T·K·H·I·b + T·E·H·b: every routed row reads its expert's matrices
 // Costs     one thread, and one chain of dependent additions per output: an fp32 add takes 3 to 4
 //           cycles and no two of a chain overlap, so a core does about 2 FLOPs in that time where
 //           its FMA units could do 100 to 200. Compilers may not reorder the sum by themselves.
 // Measured  docs/levels/level00_naive.md
 //
 //   for each token:  x[H] ─▶ logits[E] ─▶ top-k ─▶ for each of K experts:
-//                    gate[i], up[i] ─▶ act[i] = silu(gate)·up ─▶ y[h] += weight · Σ_i
-//                    act[i]·down[h,i]
+//                    gate[i], up[i] ─▶ act[i] = silu(gate)·up ─▶ y += weight · down·act
 #include <algorithm>
 #include <cmath>
 #include <vector>

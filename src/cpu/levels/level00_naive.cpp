@@ -2,8 +2,8 @@
 // Builds on nothing.
 // Changes   nothing: this is the definition of the layer written down as loops.
 // Why       it is the baseline that every speedup is measured against, so it has to be a fair one:
-//           weights are contiguous along the reduction (stored [out, in]), each loop reads memory in
-//           order, and nothing is slowed down on purpose.
+//           weights are contiguous along the reduction (stored [out, in]), each loop reads memory
+//           in order, and nothing is slowed down on purpose.
 //             FLOPs         6·T·K·H·I + 2·T·H·E
 //             weight bytes  3·T·K·H·I·b + T·E·H·b: every routed row reads its expert's matrices
 // Costs     one thread, and one chain of dependent additions per output: an fp32 add takes 3 to 4

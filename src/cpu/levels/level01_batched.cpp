@@ -1,22 +1,21 @@
-// Level 01 · batched — gather each routed row's weights, then one batched product.        builds on
-// 00 Changes   the loops over tokens and experts become one batched matrix-vector product over all
+// Level 01 · batched — gather each routed row's weights, then one batched product.
+// Builds on 00.
+// Changes   the loops over tokens and experts become one batched matrix-vector product over all
 //           T·K routed rows, on all cores, with vector dot products. To make the batch uniform,
-//           each routed row first receives its own copy of its expert's matrix, one matrix at a
-//           time.
+//           each routed row first receives its own copy of its expert's matrix, one at a time.
 // Why       the arithmetic is now regular and parallel: no thread waits for another, no branch
 //           depends on the routing.
 //             FLOPs         6·T·K·H·I + 2·T·H·E, unchanged
 //             weight bytes  3·T·K·H·I·b read and written by the gather, then read again by the
 //                           product: three times the traffic of level 00, but on every core
-// Costs     T·K·H·I·b of memory for each matrix in turn (T=256, K=2, H=1024, I=2048 in fp32: 4
-// GiB),
-//           so it runs out of memory where no other level does; the copy moves no useful data. All
+// Costs     T·K·H·I·b of memory for each matrix in turn (T=256 K=2 H=1024 I=2048 fp32: 4 GiB), so
+//           it runs out of memory where no other level does; the copy moves no useful data. All
 //           buffers are allocated by forward itself, and the kernel zeroes their pages.
 // Measured  docs/levels/level01_batched.md
 //
 //   route ─▶ gather gate ─▶ gate[TK,I] ┐
-//            gather up   ─▶ up[TK,I]   ┴▶ swiglu ─▶ act[TK,I] ─▶ gather down ─▶ y_rows[TK,H] ─▶
-//            combine
+//            gather up   ─▶ up[TK,I]   ┴▶ swiglu ─▶ act[TK,I]
+//         ─▶ gather down ─▶ y_rows[TK,H] ─▶ combine
 #include "core/dispatch.h"
 #include "core/level.h"
 #include "cpu/ops/batched_product.h"

@@ -1,6 +1,6 @@
-// Level 02 · fused — SiLU(gate)·up in the same pass that produces gate and up.            builds on
-// 01 Changes   the three passes "gate product, up product, activation" become one: a row of the
-// gate
+// Level 02 · fused — SiLU(gate)·up in the same pass that produces gate and up.
+// Builds on 01.
+// Changes   the three passes "gate product, up product, activation" become one: a row of the gate
 //           and the same row of the up matrix are multiplied with x one after the other, and the
 //           activation is applied to the two sums while they are in registers.
 // Why       gate[TK,I] and up[TK,I] are never stored, and act is written once:
@@ -9,7 +9,7 @@
 //           x[H] is read once for two dot products. FLOPs are unchanged.
 // Costs     gate and up weights are needed together, so the gather takes both, half of the I rows
 //           at a time: the buffer stays at T·K·H·I·b, the same as level 01. The gather itself, the
-//           larger part of the time, is untouched: a fusion of activations alone cannot help much.
+//           larger part of the time, is untouched: fusing activations alone cannot help much.
 // Measured  docs/levels/level02_fused.md
 //
 //   route ─▶ 2 × { gather gate|up rows [TK,2,I/2,H] ─▶ product + swiglu ─▶ act[TK,I/2] }

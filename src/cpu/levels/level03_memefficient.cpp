@@ -1,22 +1,20 @@
-// Level 03 · memefficient — weights read in place, a small arena, no allocation in forward.  builds
-// on 02 Changes   the gather is gone: a routed row multiplies with its expert's matrices where they
-// lie.
-//           Tokens pass through in chunks of kChunkTokens, all scratch memory comes from an arena
-//           that was allocated once, and the weighted sum over the K experts is taken as the down
-//           products are made, so y_rows does not exist either. SwiGLU stays fused (level 02).
-// Why       nothing that can be streamed is stored:
-//             weight bytes    02: 3·T·K·H·I·b read, written, read again    03: 3·T·K·H·I·b read
-//             scratch bytes   02: T·K·H·I·b                                03: C·(E·4 + K·(8 +
-//             I·b))
-//           with C = min(T, kChunkTokens), so it runs at any T. FLOPs are unchanged.
+// Level 03 · memefficient — weights read in place, a small arena, no allocation in forward.
+// Builds on 02.
+// Changes   the gather is gone: a routed row multiplies with its expert's matrices where they lie.
+//           Tokens pass through in chunks of C = min(T, kChunkTokens), all scratch comes from an
+//           arena that was allocated once, and the weighted sum over the K experts is taken as the
+//           down products are made, so y_rows does not exist. SwiGLU stays fused (level 02).
+// Why       nothing that can be streamed is stored, so it runs at any T:
+//             weight bytes    02: 3·T·K·H·I·b read, written, read again  03: 3·T·K·H·I·b read
+//             scratch bytes   02: T·K·H·I·b                              03: C·(E·4 + K·(8 + I·b))
+//           FLOPs are unchanged.
 // Costs     every routed row still reads all of its expert's weights: with m rows per expert the
-// same
-//           matrix comes from memory m times, and a matrix-vector product does 2 FLOPs per weight
-//           read. Level 04 reads it once.
+//           same matrix comes from memory m times, and a matrix-vector product does 2 FLOPs per
+//           weight read. Level 04 reads it once.
 // Measured  docs/levels/level03_memefficient.md
 //
-//   for each chunk of tokens:  route ─▶ act[C·K,I] = swiglu(gate_e·x, up_e·x) ─▶ y[t] = Σ_k
-//   w_k·(down_e·act)
+//   for each chunk of tokens:  route ─▶ act[C·K,I] = swiglu(gate_e·x, up_e·x)
+//                              ─▶ y[t] = Σ_k w_k·(down_e·act)
 #include <algorithm>
 #include <array>
 

@@ -70,10 +70,11 @@ Choice choose(const LayerOptions& options, const ExecutionOptions& execution) {
   }
   const auto& levels = list_levels();
   std::string reasons;
-  for (auto info = levels.rbegin(); info != levels.rend(); ++info) {
+  for (std::size_t i = levels.size(); i-- > 0;) {
+    const LevelInfo& info = levels[i];
     std::string reason = "no implementation in this build";
-    if (level_factory(*info, options.backend) != nullptr) {
-      Choice choice{&*info, make_level(*info, options.backend)};
+    if (level_factory(info, options.backend) != nullptr) {
+      Choice choice{&info, make_level(info, options.backend)};
       reason = choice.level->unsupported(options.problem, execution);
       if (reason.empty()) {
         const std::uint64_t needed = choice.level->memory(options.problem, execution).total();
@@ -81,7 +82,7 @@ Choice choose(const LayerOptions& options, const ExecutionOptions& execution) {
         reason = "needs " + format_bytes(needed);
       }
     }
-    reasons += (reasons.empty() ? "" : "; ") + info->name + ": " + reason;
+    reasons += (reasons.empty() ? "" : "; ") + info.name + ": " + reason;
   }
   fail(ErrorCode::kUnsupported, "no level can run on {}: {}", name_of(options.backend), reasons);
 }

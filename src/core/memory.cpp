@@ -74,13 +74,13 @@ HostBuffer::HostBuffer(std::size_t bytes) {
                 fmt::format("the kernel refused {}: {}", format_bytes(bytes), std::strerror(errno)),
                 bytes);
   }
-  const auto start = reinterpret_cast<std::uintptr_t>(mapping);
-  const std::uintptr_t aligned = round_up(start, alignment);
-  if (aligned > start) munmap(mapping, aligned - start);
-  const std::uintptr_t end = start + reserved;
-  if (end > aligned + wanted)
-    munmap(reinterpret_cast<void*>(aligned + wanted), end - aligned - wanted);
-  data_ = reinterpret_cast<void*>(aligned);
+  auto* const start = static_cast<std::byte*>(mapping);
+  const auto address = reinterpret_cast<std::uintptr_t>(mapping);
+  const std::size_t skipped = round_up(address, alignment) - address;
+  const std::size_t behind = reserved - skipped - wanted;
+  if (skipped > 0) munmap(start, skipped);
+  if (behind > 0) munmap(start + skipped + wanted, behind);
+  data_ = start + skipped;
   size_ = wanted;
   // Advice only: without transparent huge pages the buffer works, a page at a time.
   if (alignment == kHugePage) madvise(data_, size_, MADV_HUGEPAGE);

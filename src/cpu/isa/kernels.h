@@ -20,11 +20,14 @@ struct Kernels {
   float (*dot_bf16)(const BFloat16* a, const BFloat16* b, std::int64_t n) = nullptr;
   GemmKernels gemm_f32;
   GemmKernels gemm_bf16;
-  /// y[columns] = sum over `count` rows of weights[i]·rows[i], in the order of the rows.
-  void (*combine_f32)(const float* const* rows, const float* weights, std::int64_t count,
-                      std::int64_t columns, float* y) = nullptr;
-  void (*combine_bf16)(const float* const* rows, const float* weights, std::int64_t count,
-                       std::int64_t columns, BFloat16* y) = nullptr;
+  /// y[columns] = sum over `count` slots of weights[i]·y_perm[dst_row[i],:], in slot order. Rows of
+  /// y_perm are row_stride apart.
+  void (*combine_f32)(const float* y_perm, std::int64_t row_stride, const std::int64_t* dst_row,
+                      const float* weights, std::int64_t count, std::int64_t columns,
+                      float* y) = nullptr;
+  void (*combine_bf16)(const float* y_perm, std::int64_t row_stride, const std::int64_t* dst_row,
+                       const float* weights, std::int64_t count, std::int64_t columns,
+                       BFloat16* y) = nullptr;
 
   [[nodiscard]] const GemmKernels& gemm(DType dtype) const {
     return dtype == DType::kF32 ? gemm_f32 : gemm_bf16;

@@ -1,15 +1,43 @@
+#include <iterator>
+
 #include "cpu/isa/kernels.h"
 #include "cpu/isa/vector_avx512_impl.h"
 // The templates below use the Vector above.
+#include "cpu/isa/combine_impl.h"
 #include "cpu/isa/dot_avx512bf16_impl.h"
 #include "cpu/isa/dot_impl.h"
+#include "cpu/isa/gemm_amx_impl.h"
+#include "cpu/isa/gemm_impl.h"
 
 namespace moe::cpu {
+namespace {
 
+constexpr TileShape kShapesF32[] = {{12, 1}, {14, 1}, {6, 2}};
+constexpr TileShape kShapesBf16[] = {{2 * kAmxTileRows, 1}};
+
+}  // namespace
+
+// AMX multiplies bf16 only: fp32 is the same as in the tier AVX-512F.
 constinit const Kernels kKernelsAmx = {
     .isa = Isa::kAmx,
     .dot_f32 = dot_f32,
     .dot_bf16 = dot_bf16_native,
+    .gemm_f32 = {.row_layout = StepF32::kLayout,
+                 .lanes = Vector::kLanes,
+                 .depth_multiple = StepF32::kDepth,
+                 .depth_step = StepF32::kDepth,
+                 .shapes = kShapesF32,
+                 .shape_count = static_cast<int>(std::size(kShapesF32)),
+                 .tile = find_tile<StepF32, 14, 6>},
+    .gemm_bf16 = {.row_layout = RowLayout::kRows,
+                  .lanes = Vector::kLanes,
+                  .depth_multiple = kAmxDepth,
+                  .depth_step = kAmxDepth,
+                  .shapes = kShapesBf16,
+                  .shape_count = static_cast<int>(std::size(kShapesBf16)),
+                  .tile = find_amx_tile},
+    .combine_f32 = combine_rows<float>,
+    .combine_bf16 = combine_rows<BFloat16>,
 };
 
 }  // namespace moe::cpu

@@ -1,0 +1,273 @@
+// Level 06 · compiled — weights packed once for the instruction set, own tuned kernels, SwiGLU in
+// the epilogue.                                                    builds on 05 (plan made before)
+// Changes   the library's GEMMs are gone: register-tiled kernels per instruction set (cpu/isa) read
+//           weights that prepare() packed into panels; gate and up share a panel, so SwiGLU runs on
+//           the sums in registers; the router uses the same kernels; tiles are tuned by rows per
+//           expert (cpu/ops/tuner).
+// Why       gate and up are never stored: per routed row 2·I·4 bytes less written and read, and one
+//           pass less. Tasks are (expert, panel group, row part), not experts: a skewed router costs
+//           no idle thread. FLOPs 6·T·K·H·I + 2·T·H·E, unchanged; every weight of an active expert
+//           is read from DRAM once: 3·E_active·H·I·b bytes.
+// Costs     a second copy of all weights (3·E·H·I·b, zero-padded to whole panels), the time of
+//           packing and tuning in prepare.
+// Measured  docs/levels/level06_compiled.md
+//
+//   x[T,H] ─pack─▶ blocks ─router─▶ logits[T,E] ─top-k─▶ idx, weights ─counting sort─▶ permutation
+//   x[T,H] ─pack by expert─▶ x_perm[TK,H] ─gate|up, SwiGLU─▶ act[TK,I] ─down─▶ y_perm[TK,H] fp32
+//   y_perm ─combine─▶ y[T,H]
+#include <omp.h>
+
+#include <algorithm>
+#include <array>
+#include <atomic>
+#include <memory>
+
+#include "core/isa.h"
+#include "core/level.h"
+#include "core/threads.h"
+#include "cpu/isa/kernels.h"
+#include "cpu/ops/grouped_gemm.h"
+#include "cpu/ops/pack.h"
+#include "cpu/ops/permute.h"
+#include "cpu/ops/router.h"
+
+namespace moe::cpu {
+namespace {
+
+/// Padded sizes: the depth of both products in the packed layouts.
+struct Depths {
+  std::int64_t hidden = 0;
+  std::int64_t intermediate = 0;
+};
+
+Depths padded_depths(const GemmKernels& kernels, const Shape& shape) {
+  const std::int64_t multiple = kernels.depth_multiple;
+  return {(shape.hidden + multiple - 1) / multiple * multiple,
+          PackedMatrices::gate_up_panels_for(kernels, shape.intermediate) * kernels.lanes};
+}
+
+/// Everything forward keeps in the arena, for `tokens` rows.
+struct Workspace {
+  std::int32_t* topk_idx = nullptr;  // [T,K]
+  float* topk_weights = nullptr;     // [T,K]
+  Permutation permutation;
+  std::int64_t* token_offsets = nullptr;  // [2] the router's only group: all tokens
+  ExpertTasks* router_tasks = nullptr;    // [2]
+  ExpertTasks* gate_up_tasks = nullptr;   // [E+1]
+  ExpertTasks* down_tasks = nullptr;      // [E+1]
+  std::byte* act = nullptr;               // [T·K, I] packed blocks
+  // One region, used in turns: packed tokens and logits, then x_perm, then y_perm.
+  std::byte* packed_tokens = nullptr;  // [T, H] packed blocks
+  float* logits = nullptr;             // [T, E]
+  std::byte* x_perm = nullptr;         // [T·K, H] packed blocks
+  float* y_perm = nullptr;             // [T·K, H]
+};
+
+template <class AnyArena>
+Workspace take_workspace(AnyArena& arena, const GemmKernels& kernels, const Shape& shape) {
+  const Depths depths = padded_depths(kernels, shape);
+  const std::int64_t element = row_element_bytes(kernels.row_layout);
+  const std::int64_t routed = shape.routed_rows();
+  Workspace space;
+  space.topk_idx = arena.template take<std::int32_t>(routed);
+  space.topk_weights = arena.template take<float>(routed);
+  space.permutation = {arena.template take<std::int64_t>(shape.experts + 1),
+                       arena.template take<std::int64_t>(routed),
+                       arena.template take<std::int64_t>(routed)};
+  space.token_offsets = arena.template take<std::int64_t>(2);
+  space.router_tasks = arena.template take<ExpertTasks>(2);
+  space.gate_up_tasks = arena.template take<ExpertTasks>(shape.experts + 1);
+  space.down_tasks = arena.template take<ExpertTasks>(shape.experts + 1);
+  space.act = arena.template take<std::byte>(routed * depths.intermediate * element);
+  const auto token_bytes = static_cast<std::int64_t>(
+      round_up(static_cast<std::size_t>(shape.tokens * depths.hidden * element), kArenaAlignment));
+  const std::int64_t region =
+      std::max({token_bytes + shape.tokens * shape.experts * 4, routed * depths.hidden * element,
+                routed * shape.hidden * 4});
+  auto* shared = arena.template take<std::byte>(region);
+  space.packed_tokens = shared;
+  space.logits = reinterpret_cast<float*>(shared + token_bytes);
+  space.x_perm = shared;
+  space.y_perm = reinterpret_cast<float*>(shared);
+  return space;
+}
+
+class Level06Compiled final : public Level {
+ public:
+  [[nodiscard]] MemoryNeeds memory(const Problem& problem,
+                                   const ExecutionOptions& options) const override {
+    const GemmKernels& kernels = kernels_for(parse_isa(options.isa)).gemm(problem.dtype);
+    const Shape& shape = problem.shape;
+    const Depths depths = padded_depths(kernels, shape);
+    ArenaPlan plan;
+    take_workspace(plan, kernels, shape);
+    const auto panel_bytes = [&](std::int64_t depth) {
+      return PackedMatrices::panel_bytes_for(kernels, problem.dtype, depth);
+    };
+    const std::int64_t packed =
+        shape.experts * PackedMatrices::gate_up_panels_for(kernels, shape.intermediate) *
+            panel_bytes(depths.hidden) +
+        shape.experts * PackedMatrices::panels_for(kernels, shape.hidden) *
+            panel_bytes(depths.intermediate) +
+        PackedMatrices::panels_for(kernels, shape.experts) * panel_bytes(depths.hidden);
+    return {
+        .workspace = plan.bytes(), .transient = 0, .prepared = static_cast<std::uint64_t>(packed)};
+  }
+
+  void prepare(const Problem& problem, const Weights& weights,
+               const ExecutionOptions& options) override {
+    problem_ = problem;
+    threads_ = options.threads;
+    kernels_ = &kernels_for(parse_isa(options.isa));
+    gemm_ = &kernels_->gemm(problem.dtype);
+    const Depths depths = padded_depths(*gemm_, problem.shape);
+    TensorView router = weights.router;
+    router.rank = 3;
+    router.dims = {1, problem.shape.experts, problem.shape.hidden};
+    router_ = PackedMatrices::pack(*gemm_, router, depths.hidden, threads_);
+    gate_up_ =
+        PackedMatrices::pack_gate_up(*gemm_, weights.gate, weights.up, depths.hidden, threads_);
+    down_ = PackedMatrices::pack(*gemm_, weights.down, depths.intermediate, threads_);
+    choices_ = TileChoices::defaults(*gemm_);
+  }
+
+  void forward(Context& context, const TensorView& x, const TensorView& y) override;
+
+  [[nodiscard]] std::string isa() const override {
+    return std::string(name_of(kernels_->used_for(problem_.dtype)));
+  }
+  [[nodiscard]] int threads() const override { return threads_; }
+
+ private:
+  /// Tokens or (token, columns) units of the combine pass of one thread.
+  void combine(const Workspace& space, const TensorView& y, std::int64_t index,
+               std::int64_t parts) const;
+
+  Problem problem_;
+  int threads_ = 1;
+  const Kernels* kernels_ = nullptr;
+  const GemmKernels* gemm_ = nullptr;
+  PackedMatrices router_;   // [H] x [E]
+  PackedMatrices gate_up_;  // E x [H] x [2·I]
+  PackedMatrices down_;     // E x [I] x [H]
+  TileChoices choices_;
+  struct alignas(64) Counter {
+    std::atomic<std::int64_t> value;
+  };
+  std::array<Counter, 3> counters_;
+};
+
+void Level06Compiled::combine(const Workspace& space, const TensorView& y, std::int64_t index,
+                              std::int64_t parts) const {
+  constexpr std::int64_t kColumns = 512;  // few tokens still occupy all threads
+  const std::int64_t hidden = problem_.shape.hidden;
+  const std::int64_t top_k = problem_.shape.top_k;
+  const std::int64_t pieces = (hidden + kColumns - 1) / kColumns;
+  const Range units = part_of(y.dim(0) * pieces, index, parts);
+  for (std::int64_t unit = units.begin; unit < units.end; ++unit) {
+    const std::int64_t token = unit / pieces;
+    const std::int64_t column = unit % pieces * kColumns;
+    const std::int64_t columns = std::min(kColumns, hidden - column);
+    const std::int64_t* dst_row = space.permutation.dst_row + token * top_k;
+    const float* weights = space.topk_weights + token * top_k;
+    const std::int64_t at = token * hidden + column;
+    if (y.dtype == DType::kF32) {
+      kernels_->combine_f32(space.y_perm + column, hidden, dst_row, weights, top_k, columns,
+                            y.as<float>() + at);
+    } else {
+      kernels_->combine_bf16(space.y_perm + column, hidden, dst_row, weights, top_k, columns,
+                             y.as<BFloat16>() + at);
+    }
+  }
+}
+
+void Level06Compiled::forward(Context& context, const TensorView& x, const TensorView& y) {
+  Shape shape = problem_.shape;
+  shape.tokens = x.dim(0);
+  const std::int64_t experts = shape.experts;
+  const Depths depths = padded_depths(*gemm_, shape);
+  const Workspace space = take_workspace(context.arena, *gemm_, shape);
+  for (Counter& counter : counters_) counter.value.store(0, std::memory_order_relaxed);
+
+  space.token_offsets[0] = 0;
+  space.token_offsets[1] = shape.tokens;
+  const RowGroups token_group{space.token_offsets, 1, &choices_};
+  const RowGroups expert_groups{space.permutation.expert_offsets, experts, &choices_};
+  plan_tasks(token_group, router_.panels(), threads_, space.router_tasks);
+  const GroupedGemm router{.kernels = gemm_,
+                           .weights = &router_,
+                           .groups = token_group,
+                           .tasks = space.router_tasks,
+                           .a = space.packed_tokens,
+                           .c = space.logits,
+                           .c_columns = experts};
+  const GroupedGemm gate_up{.kernels = gemm_,
+                            .weights = &gate_up_,
+                            .groups = expert_groups,
+                            .tasks = space.gate_up_tasks,
+                            .a = space.x_perm,
+                            .epilogue = Epilogue::kSwiGlu,
+                            .act = space.act,
+                            .act_depth = depths.intermediate};
+  const GroupedGemm down{.kernels = gemm_,
+                         .weights = &down_,
+                         .groups = expert_groups,
+                         .tasks = space.down_tasks,
+                         .a = space.act,
+                         .c = space.y_perm,
+                         .c_columns = shape.hidden};
+
+#pragma omp parallel num_threads(threads_)
+  {
+    const int index = omp_get_thread_num();
+    const int parts = omp_get_num_threads();
+    pack_groups(*gemm_, token_group, x, nullptr, depths.hidden, index, parts, space.packed_tokens);
+#pragma omp barrier
+    run_tasks(router, counters_[0].value);
+#pragma omp barrier
+    const Range tokens = part_of(shape.tokens, index, parts);
+    softmax_top_k(space.logits + tokens.begin * experts, tokens.end - tokens.begin, experts,
+                  shape.top_k, space.topk_idx + tokens.begin * shape.top_k,
+                  space.topk_weights + tokens.begin * shape.top_k);
+#pragma omp barrier
+#pragma omp single
+    {
+      build_permutation(space.topk_idx, shape.tokens, experts, shape.top_k, space.permutation);
+      plan_tasks(expert_groups, gate_up_.panels(), parts, space.gate_up_tasks);
+      plan_tasks(expert_groups, down_.panels(), parts, space.down_tasks);
+    }
+    pack_groups(*gemm_, expert_groups, x, space.permutation.src_row, depths.hidden, index, parts,
+                space.x_perm);
+#pragma omp barrier
+    run_tasks(gate_up, counters_[1].value);
+#pragma omp barrier
+    run_tasks(down, counters_[2].value);
+#pragma omp barrier
+    combine(space, y, index, parts);
+  }
+
+  const std::int64_t routed = shape.routed_rows();
+  const auto bytes = [](std::int64_t count) { return static_cast<std::uint64_t>(count); };
+  context.record("route", bytes(shape.tokens * experts * 4), [&] {
+    return fmt::format("packed router gemm m={} n={} k={}", shape.tokens, experts, shape.hidden);
+  });
+  context.record("permute", bytes(routed * depths.hidden * row_element_bytes(gemm_->row_layout)),
+                 [&] { return fmt::format("pack {} rows into blocks by expert", routed); });
+  context.record("grouped_gemm",
+                 bytes(routed * depths.intermediate * row_element_bytes(gemm_->row_layout)), [&] {
+                   return fmt::format("gate|up with swiglu in the epilogue, {} tasks",
+                                      space.gate_up_tasks[experts].first_task);
+                 });
+  context.record("grouped_gemm", bytes(routed * shape.hidden * 4), [&] {
+    return fmt::format("down, {} tasks", space.down_tasks[experts].first_task);
+  });
+  context.record("unpermute", y.bytes(), [&] { return fmt::format("combine {} rows", routed); });
+}
+
+}  // namespace
+
+std::unique_ptr<Level> make_level06_compiled() {
+  return std::make_unique<Level06Compiled>();
+}
+
+}  // namespace moe::cpu

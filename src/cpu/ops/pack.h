@@ -1,0 +1,67 @@
+// Packing: rows and weight matrices into the blocks and panels that the GEMM tiles read
+// (cpu/isa/gemm_tile.h).
+#pragma once
+
+#include <cstdint>
+
+#include "core/memory.h"
+#include "cpu/isa/gemm_tile.h"
+#include "moe/tensor.h"
+
+namespace moe::cpu {
+
+/// Bytes of one value in a packed block of rows.
+[[nodiscard]] constexpr std::int64_t row_element_bytes(RowLayout layout) {
+  return layout == RowLayout::kColumns ? 4 : 2;
+}
+
+/// Most rows that pack_rows takes at once: columns of the widest panel, rows of the tallest tile.
+inline constexpr int kMaxPackedRows = 32;
+
+/// Packs rows[0..count) of `depth` elements of type `from` into one block of `padded_depth`, the rest
+/// zero. A null row is all zeros. bf16 rows in kColumns are expanded to fp32. A panel of weights is
+/// a block whose rows are the weights of its columns, so this packs both sides.
+void pack_rows(RowLayout layout, DType from, const void* const* rows, int count, std::int64_t depth,
+               std::int64_t padded_depth, void* out);
+
+/// Equally sized matrices in panels: panel p of matrix m is at panel(m, p), panels of one matrix and
+/// matrices are adjacent.
+class PackedMatrices {
+ public:
+  PackedMatrices() = default;
+
+  /// [matrices, columns, depth] as stored, padded to `padded_depth`.
+  static PackedMatrices pack(const GemmKernels& kernels, const TensorView& weights,
+                             std::int64_t padded_depth, int threads);
+  /// gate and up [matrices, columns, depth], interleaved by half panels. Panels are added until their
+  /// gate columns fill a multiple of depth_multiple: they are the depth of the next product.
+  static PackedMatrices pack_gate_up(const GemmKernels& kernels, const TensorView& gate,
+                                     const TensorView& up, std::int64_t padded_depth, int threads);
+
+  /// Panels of a matrix with `columns` columns; of a gate-up pair with `columns` each.
+  static std::int64_t panels_for(const GemmKernels& kernels, std::int64_t columns);
+  static std::int64_t gate_up_panels_for(const GemmKernels& kernels, std::int64_t columns);
+  static std::int64_t panel_bytes_for(const GemmKernels& kernels, DType dtype,
+                                      std::int64_t padded_depth);
+
+  [[nodiscard]] const char* panel(std::int64_t matrix, std::int64_t index) const {
+    return buffer_.as<const char>() + (matrix * panels_ + index) * panel_bytes_;
+  }
+  [[nodiscard]] std::int64_t matrices() const { return matrices_; }
+  [[nodiscard]] std::int64_t panels() const { return panels_; }
+  [[nodiscard]] std::int64_t panel_bytes() const { return panel_bytes_; }
+  [[nodiscard]] std::int64_t depth() const { return depth_; }  ///< padded
+  [[nodiscard]] std::size_t bytes() const { return buffer_.size(); }
+
+ private:
+  PackedMatrices(std::int64_t matrices, std::int64_t panels, std::int64_t panel_bytes,
+                 std::int64_t depth);
+
+  HostBuffer buffer_;
+  std::int64_t matrices_ = 0;
+  std::int64_t panels_ = 0;
+  std::int64_t panel_bytes_ = 0;
+  std::int64_t depth_ = 0;
+};
+
+}  // namespace moe::cpu

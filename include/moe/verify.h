@@ -33,6 +33,13 @@ struct Comparison {
 /// values (a row with cancellation gets more, a zero row none). docs/verification.md derives both.
 [[nodiscard]] double row_tolerance(const Problem& problem);
 
+struct OracleOptions {
+  std::uint64_t sample_seed = 0;
+  /// Multiply-adds of experts to spend on more tokens than the smallest sample. The default is about
+  /// a second on two cores at H in the thousands.
+  double affordable_work = 8e9;
+};
+
 /// The answers of the fp64 oracle for one problem, one set of weights and one input. Computed once,
 /// compared with many outputs. All rows when that is affordable, else a seeded sample of at least
 /// 64 tokens, first and last among them, that touches every active expert; all columns always.
@@ -41,7 +48,7 @@ class Oracle {
   /// x[T',H], T' <= shape.tokens. weights and x are read during construction only. Throws
   /// kInvalidArgument when they do not match the problem or lead to NaN or infinity.
   Oracle(const Problem& problem, const Weights& weights, const TensorView& x,
-         std::uint64_t sample_seed = 0);
+         const OracleOptions& options = {});
   Oracle(Oracle&&) noexcept;
   Oracle& operator=(Oracle&&) noexcept;
   ~Oracle();

@@ -30,7 +30,7 @@ LayerCheck::Input::Input(const Problem& problem, const Weights& weights, Tensor 
                          std::uint64_t seed, std::int64_t offset_elements)
     : original(std::move(x)),
       given(original.view(), offset_elements),
-      oracle(problem, weights, original.view(), seed) {}
+      oracle(problem, weights, original.view(), {.sample_seed = seed}) {}
 
 LayerCheck::LayerCheck(const Problem& problem, const Weights& weights, std::uint64_t seed,
                        const Skew& skew, std::int64_t offset_elements)

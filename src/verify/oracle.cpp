@@ -14,9 +14,6 @@
 namespace moe {
 namespace {
 
-/// Multiply-adds of the experts that one oracle may spend on more than the smallest sample: a few
-/// seconds on two cores.
-constexpr double kAffordableWork = 8e9;
 constexpr std::int64_t kAffordableElements = std::int64_t{1} << 25;  // of y, kept as doubles
 constexpr std::int64_t kSmallestSample = 64;
 
@@ -30,13 +27,14 @@ void check(const char* name, const TensorView& tensor, const TensorView& expecte
 /// Rows of x to evaluate, ascending.
 std::vector<std::int64_t> sample_tokens(const Shape& shape,
                                         const std::vector<reference::Route>& routes,
-                                        std::uint64_t seed) {
+                                        const OracleOptions& options) {
   const auto tokens = static_cast<std::int64_t>(routes.size());
   const double work_per_token = 3.0 * static_cast<double>(shape.top_k) *
                                 static_cast<double>(shape.hidden) *
                                 static_cast<double>(shape.intermediate);
-  const auto affordable = std::min(static_cast<std::int64_t>(kAffordableWork / work_per_token),
-                                   kAffordableElements / shape.hidden);
+  const auto affordable =
+      std::min(static_cast<std::int64_t>(options.affordable_work / work_per_token),
+               kAffordableElements / shape.hidden);
   std::vector<std::int64_t> order(routes.size());
   std::iota(order.begin(), order.end(), std::int64_t{0});
   const std::int64_t size = std::max(kSmallestSample, affordable);
@@ -46,7 +44,7 @@ std::vector<std::int64_t> sample_tokens(const Shape& shape,
   std::swap(order[1], order.back());
   for (std::size_t i = 2; i < order.size(); ++i) {
     const std::uint64_t left = order.size() - i;
-    std::swap(order[i], order[i + random_bits(seed, 0, i) % left]);
+    std::swap(order[i], order[i + random_bits(options.sample_seed, 0, i) % left]);
   }
   std::vector<char> touched(static_cast<std::size_t>(shape.experts), 0);
   std::vector<std::int64_t> sample;
@@ -117,7 +115,7 @@ struct Oracle::State {
 };
 
 Oracle::Oracle(const Problem& problem, const Weights& weights, const TensorView& x,
-               std::uint64_t sample_seed)
+               const OracleOptions& options)
     : state_(std::make_unique<State>()) {
   const Shape& shape = problem.shape;
   validate(shape);
@@ -142,7 +140,7 @@ Oracle::Oracle(const Problem& problem, const Weights& weights, const TensorView&
       ++state_->tokens_per_expert[static_cast<std::size_t>(expert)];
     }
   }
-  state_->tokens = sample_tokens(shape, routes, sample_seed);
+  state_->tokens = sample_tokens(shape, routes, options);
   state_->answers = reference::evaluate(problem, weights, x, routes, state_->tokens);
   for (std::size_t i = 0; i < state_->answers.size(); ++i) {
     for (const reference::Answer& answer : state_->answers[i]) {

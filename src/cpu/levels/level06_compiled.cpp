@@ -20,7 +20,10 @@
 #include <algorithm>
 #include <array>
 #include <atomic>
+#include <chrono>
 #include <memory>
+#include <optional>
+#include <string>
 
 #include "core/isa.h"
 #include "core/level.h"
@@ -30,6 +33,8 @@
 #include "cpu/ops/pack.h"
 #include "cpu/ops/permute.h"
 #include "cpu/ops/router.h"
+#include "cpu/ops/tune_cache.h"
+#include "cpu/ops/tuner.h"
 
 namespace moe::cpu {
 namespace {
@@ -128,7 +133,7 @@ class Level06Compiled final : public Level {
     gate_up_ =
         PackedMatrices::pack_gate_up(*gemm_, weights.gate, weights.up, depths.hidden, threads_);
     down_ = PackedMatrices::pack(*gemm_, weights.down, depths.intermediate, threads_);
-    choices_ = TileChoices::defaults(*gemm_);
+    choose_tiles(options);
   }
 
   void forward(Context& context, const TensorView& x, const TensorView& y) override;
@@ -137,8 +142,11 @@ class Level06Compiled final : public Level {
     return std::string(name_of(kernels_->used_for(problem_.dtype)));
   }
   [[nodiscard]] int threads() const override { return threads_; }
+  [[nodiscard]] std::string plan() const override;
 
  private:
+  /// From the cache, then from the tuner, else from the heuristic.
+  void choose_tiles(const ExecutionOptions& options);
   /// Tokens or (token, columns) units of the combine pass of one thread.
   void combine(const Workspace& space, const TensorView& y, std::int64_t index,
                std::int64_t parts) const;
@@ -151,11 +159,75 @@ class Level06Compiled final : public Level {
   PackedMatrices gate_up_;  // E x [H] x [2·I]
   PackedMatrices down_;     // E x [I] x [H]
   TileChoices choices_;
+  TunedRanges tuned_;
+  std::string provenance_;
   struct alignas(64) Counter {
     std::atomic<std::int64_t> value;
   };
   std::array<Counter, 3> counters_;
 };
+
+void Level06Compiled::choose_tiles(const ExecutionOptions& options) {
+  const Shape& shape = problem_.shape;
+  const TuneCache cache(options.tune_cache, {.cpu = machine_name(),
+                                             .isa = std::string(name_of(kernels_->isa)),
+                                             .dtype = problem_.dtype,
+                                             .threads = threads_,
+                                             .hidden = shape.hidden,
+                                             .intermediate = shape.intermediate,
+                                             .experts = shape.experts,
+                                             .top_k = shape.top_k});
+  const std::optional<TunedRanges> stored = cache.load(*gemm_);
+  if (stored) tuned_ = *stored;
+  const auto start = std::chrono::steady_clock::now();
+  const int added = tune({.kernels = gemm_,
+                          .gate_up = &gate_up_,
+                          .down = &down_,
+                          .shape = shape,
+                          .dtype = problem_.dtype,
+                          .threads = threads_},
+                         options.tune_seconds, tuned_);
+  const double seconds =
+      std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  provenance_ = fmt::format("cache {}{}; {} ranges tuned now in {:.1f} s",
+                            cache.enabled() ? cache.path() : "off",
+                            !cache.enabled() ? ""
+                            : stored         ? " (read)"
+                                             : " (none valid)",
+                            added, seconds);
+  if (added > 0) {
+    const std::string problem = cache.save(tuned_, seconds);
+    if (!problem.empty()) provenance_ += "; " + problem;
+  }
+  choices_ = TileChoices::defaults(*gemm_, problem_.dtype);
+  for (int range = 0; range < TileChoices::kRanges; ++range) {
+    const TunedRange& entry = tuned_[static_cast<std::size_t>(range)];
+    if (entry.tuned) choices_.choices[range] = entry.choice;
+  }
+}
+
+std::string Level06Compiled::plan() const {
+  std::string text = fmt::format("isa {}, panels of {} columns, {} threads; {}\n", isa(),
+                                 gemm_->panel_columns(), threads_, provenance_);
+  for (int range = 0; range < TileChoices::kRanges; ++range) {
+    if (TileChoices::first_row_of(range) > problem_.shape.tokens) break;
+    const TileChoice& choice = choices_.choices[range];
+    const TunedRange& entry = tuned_[static_cast<std::size_t>(range)];
+    text += fmt::format(
+        "rows per expert {:>3}..{:<4} tile {}x{} panels, chunk {}, prefetch {}, row part {}, "
+        "{} tasks per thread, {}\n",
+        TileChoices::first_row_of(range),
+        std::min(TileChoices::last_row_of(range), problem_.shape.tokens), choice.shape.rows,
+        choice.shape.panels, choice.chunk == 0 ? "whole" : std::to_string(choice.chunk),
+        choice.prefetch ? "on" : "off",
+        choice.row_part == 0 ? "all" : std::to_string(choice.row_part), choice.tasks_per_thread,
+        !entry.tuned ? std::string("heuristic")
+        : entry.gain == 1.0
+            ? fmt::format("heuristic, confirmed {}", entry.date)
+            : fmt::format("tuned {}, {:.2f}x the heuristic", entry.date, entry.gain));
+  }
+  return text;
+}
 
 void Level06Compiled::combine(const Workspace& space, const TensorView& y, std::int64_t index,
                               std::int64_t parts) const {

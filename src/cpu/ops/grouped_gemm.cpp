@@ -11,9 +11,10 @@ namespace {
 /// A product with fewer rows takes as long as reading its weights: the knee between the DRAM read
 /// rate and the peak of the tiles, in rows per expert.
 constexpr std::int64_t kKneeRows = 12;
-/// Tasks per thread to aim for: the last task of a phase leaves other threads idle, so it should be
-/// a small part of the whole.
-constexpr std::int64_t kTasksPerThread = 24;
+/// From the heuristic of TileChoices::defaults.
+constexpr std::int64_t kChunkBytes = 16 * 1024;
+constexpr std::int64_t kManyRows = 72;
+constexpr std::int64_t kRowPart = 512;
 /// Sums kept between chunks of the depth live on the stack of the task.
 constexpr std::int64_t kPartialRows = 72;
 constexpr std::int64_t kPartialColumns = 64;
@@ -120,32 +121,38 @@ void multiply_panels(const GroupedGemm& gemm, const Task& task, std::int64_t pan
 
 }  // namespace
 
-TileChoices TileChoices::defaults(const GemmKernels& kernels) {
-  const TileShape* begin = kernels.shapes;
+std::int64_t chunk_depth(const GemmKernels& kernels, DType dtype, std::int64_t bytes) {
+  const std::int64_t depth = bytes / PackedMatrices::panel_bytes_for(kernels, dtype, 1);
+  return std::max<std::int64_t>(depth / kernels.depth_multiple, 1) * kernels.depth_multiple;
+}
+
+TileChoices TileChoices::defaults(const GemmKernels& kernels, DType dtype) {
   const TileShape* end = kernels.shapes + kernels.shape_count;
-  const TileShape tall = *begin;
-  const auto two_panels =
-      std::find_if(begin, end, [](const TileShape& shape) { return shape.panels == 2; });
+  const TileShape tall = *kernels.shapes;
+  const TileShape* found =
+      std::find_if(kernels.shapes, end, [](const TileShape& shape) { return shape.panels == 2; });
+  const TileShape two_panels = found != end ? *found : TileShape{};
   TileChoices result;
-  std::int64_t lower = 0;
   for (int range = 0; range < kRanges; ++range) {
     TileChoice& choice = result.choices[range];
-    const std::int64_t upper = range < kRanges - 1 ? kUpper[range] : kUpper[kRanges - 2] + 1;
     choice.shape = tall;
     // One pass over the weights is bound by DRAM: two panels read two streams, and the hardware
     // prefetcher alone keeps up.
-    if (two_panels != end && upper <= two_panels->rows) choice.shape = *two_panels;
+    if (last_row_of(range) <= two_panels.rows) choice.shape = two_panels;
     // More than one pass: the passes after the first find the panel in L2, and the time they take
     // is there for fetching what comes next.
-    choice.prefetch = lower >= tall.rows;
-    // Two passes: in chunks of the depth, so that fetching spreads over both.
-    if (choice.prefetch && upper <= 2 * tall.rows) choice.chunk = 128 * kernels.depth_step;
-    // Many passes: two panels side by side halve the reading of A.
-    if (two_panels != end && two_panels->rows * 2 >= tall.rows && upper > 72) {
-      choice.shape = *two_panels;
+    choice.prefetch = first_row_of(range) > tall.rows;
+    // Two passes: in chunks of half an L1, so that fetching spreads over both.
+    if (choice.prefetch && last_row_of(range) <= 2 * tall.rows) {
+      choice.chunk = chunk_depth(kernels, dtype, kChunkBytes);
     }
-    if (upper > 288) choice.row_part = 512;
-    lower = upper;
+    // Many passes: two panels side by side halve the reading of A. Only where they keep as many
+    // sums in registers as one.
+    if (2 * two_panels.rows >= tall.rows && first_row_of(range) > kManyRows) {
+      choice.shape = two_panels;
+    }
+    // A of a row part stays in L2 and L3 while the panels pass.
+    if (first_row_of(range) > kManyRows) choice.row_part = kRowPart;
   }
   return result;
 }
@@ -157,7 +164,6 @@ void plan_tasks(const RowGroups& groups, std::int64_t panels, int threads, Exper
   for (std::int64_t expert = 0; expert < groups.experts; ++expert) {
     if (groups.rows(expert) > 0) total += cost(groups.rows(expert)) * panels;
   }
-  const std::int64_t target = std::max<std::int64_t>(total / (kTasksPerThread * threads), 1);
   std::int64_t first_task = 0;
   for (std::int64_t expert = 0; expert < groups.experts; ++expert) {
     const std::int64_t rows = groups.rows(expert);
@@ -168,6 +174,8 @@ void plan_tasks(const RowGroups& groups, std::int64_t panels, int threads, Exper
     }
     const TileChoice& choice = groups.choices->of(rows);
     const std::int64_t blocks = block_count(rows, choice.shape);
+    const std::int64_t target =
+        std::max<std::int64_t>(total / (choice.tasks_per_thread * threads), 1);
     if (choice.row_part > 0) mine.row_parts = (rows + choice.row_part - 1) / choice.row_part;
     const std::int64_t width = choice.shape.panels;
     const std::int64_t part_rows = cost((rows + mine.row_parts - 1) / mine.row_parts);

@@ -17,8 +17,14 @@ struct TileChoice {
   std::int64_t chunk = 0;     ///< depth per pass over the blocks; 0 = whole depth
   bool prefetch = false;      ///< fetch the next chunk or panel into L2 while computing this one
   std::int64_t row_part = 0;  ///< most rows of a task; 0 = all rows of the expert
+  /// Tasks per thread that a phase is cut into. The last ones leave other threads idle, so each
+  /// should be a small part of the whole; many small ones break up the streams of panels.
+  std::int64_t tasks_per_thread = 24;
   bool operator==(const TileChoice&) const = default;
 };
+
+/// Depth whose part of a panel is about `bytes`: a multiple of depth_multiple, at least one.
+[[nodiscard]] std::int64_t chunk_depth(const GemmKernels& kernels, DType dtype, std::int64_t bytes);
 
 /// One choice per range of rows per expert. Ranges follow the tile heights: what is best changes
 /// where one more pass over a panel is needed.
@@ -29,7 +35,7 @@ class TileChoices {
   static constexpr int kRanges = static_cast<int>(std::size(kUpper)) + 1;
 
   /// The heuristic: docs/levels/level06_compiled.md derives it.
-  static TileChoices defaults(const GemmKernels& kernels);
+  static TileChoices defaults(const GemmKernels& kernels, DType dtype);
 
   [[nodiscard]] static int range_of(std::int64_t rows) {
     int range = 0;
@@ -37,6 +43,13 @@ class TileChoices {
     return range;
   }
   [[nodiscard]] const TileChoice& of(std::int64_t rows) const { return choices[range_of(rows)]; }
+  /// First and last number of rows in a range; the last range ends nowhere.
+  [[nodiscard]] static constexpr std::int64_t first_row_of(int range) {
+    return range == 0 ? 1 : kUpper[range - 1] + 1;
+  }
+  [[nodiscard]] static constexpr std::int64_t last_row_of(int range) {
+    return range < kRanges - 1 ? kUpper[range] : INT64_MAX;
+  }
 
   TileChoice choices[kRanges];
 };

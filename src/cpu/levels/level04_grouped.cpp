@@ -18,7 +18,6 @@
 #include <omp.h>
 
 #include <algorithm>
-#include <cstring>
 #include <memory>
 #include <vector>
 
@@ -27,6 +26,7 @@
 #include "core/threads.h"
 #include "cpu/isa/swiglu_rows.h"
 #include "cpu/ops/gemm_onednn.h"
+#include "cpu/ops/packed_experts.h"
 #include "cpu/ops/permute.h"
 #include "cpu/ops/router.h"
 
@@ -39,31 +39,11 @@ namespace {
 constexpr std::int64_t kMaxRows = 256;
 // Intermediate columns per gate|up GEMM at most: a block of 256 x 2·2048 fp32 is 4 MiB.
 constexpr std::int64_t kMaxPanel = 2048;
-constexpr std::int64_t kColumnMultiple =
-    64;  // the library's column block: narrower ends are padded
-
-/// Equal column panels; the last may be narrower.
-struct Panels {
-  std::int64_t columns = 0;
-  std::int64_t width = 0;
-  [[nodiscard]] std::int64_t count() const { return (columns + width - 1) / width; }
-  [[nodiscard]] std::int64_t first(std::int64_t panel) const { return panel * width; }
-  [[nodiscard]] std::int64_t width_of(std::int64_t panel) const {
-    return std::min(width, columns - first(panel));
-  }
-};
 
 /// gate|up of one panel live where y_perm will be, T·K·H fp32 that nothing else uses until the down
 /// projection: a panel of K·H/2 columns fits there at any row count.
 Panels gate_up_panels(const Shape& shape) {
-  const std::int64_t fitting = shape.top_k * shape.hidden / 2;
-  const std::int64_t limit =
-      std::clamp(fitting / kColumnMultiple * kColumnMultiple, kColumnMultiple, kMaxPanel);
-  const std::int64_t count = (shape.intermediate + limit - 1) / limit;
-  const std::int64_t even = (shape.intermediate + count - 1) / count;
-  return {shape.intermediate,
-          std::min<std::int64_t>(static_cast<std::int64_t>(round_up(even, kColumnMultiple)),
-                                 shape.intermediate)};
+  return Panels::split(shape.intermediate, std::min(shape.top_k * shape.hidden / 2, kMaxPanel), 1);
 }
 
 struct Buffers {
@@ -102,13 +82,28 @@ std::int64_t row_blocks(std::int64_t rows) {
   return (rows + kMaxRows - 1) / kMaxRows;
 }
 
-/// One weight layout and the GEMMs made for it so far, one per row count.
+std::int64_t rows_in_block(std::int64_t rows) {
+  return std::min(rows, kMaxRows);
+}
+
+ExpertLayouts choose_layouts(const Problem& problem, int threads) {
+  const Shape& shape = problem.shape;
+  const std::int64_t expert_rows = std::max<std::int64_t>(shape.routed_rows() / shape.experts, 1);
+  return {problem,
+          gate_up_panels(shape),
+          {shape.hidden, shape.hidden},
+          rows_in_block(shape.tokens),
+          rows_in_block(expert_rows),
+          threads};
+}
+
+/// The GEMMs made so far for one weight layout, one per row count.
 class GemmFamily {
  public:
-  GemmFamily(DType dtype, std::int64_t n, std::int64_t k, std::int64_t usual_rows, int threads)
-      : layout_(dtype, n, k, usual_rows, threads), threads_(threads), by_rows_(kMaxRows) {}
+  GemmFamily(const onednn::WeightLayout& layout, int threads)
+      : layout_(&layout), threads_(threads), by_rows_(kMaxRows) {}
 
-  [[nodiscard]] const onednn::WeightLayout& layout() const { return layout_; }
+  [[nodiscard]] const onednn::WeightLayout& layout() const { return *layout_; }
 
   struct Entry {
     Entry(const onednn::WeightLayout& layout, std::int64_t m, int threads)
@@ -120,53 +115,14 @@ class GemmFamily {
   Entry& at(std::int64_t m, bool& created) {
     std::unique_ptr<Entry>& entry = by_rows_[static_cast<std::size_t>(m - 1)];
     created = entry == nullptr;
-    if (created) entry = std::make_unique<Entry>(layout_, m, threads_);
+    if (created) entry = std::make_unique<Entry>(*layout_, m, threads_);
     return *entry;
   }
 
  private:
-  onednn::WeightLayout layout_;
+  const onednn::WeightLayout* layout_;
   int threads_;
   std::vector<std::unique_ptr<Entry>> by_rows_;
-};
-
-struct Families {
-  Families(const Problem& problem, int threads)
-      : panels(gate_up_panels(problem.shape)),
-        router(problem.dtype, problem.shape.experts, problem.shape.hidden,
-               rows_in_block(problem.shape.tokens), threads),
-        down(problem.dtype, problem.shape.hidden, problem.shape.intermediate,
-             typical_rows(problem.shape), threads) {
-    for (const std::int64_t width : {panels.width, panels.width_of(panels.count() - 1)}) {
-      if (gate_up.empty() || gate_up.front().layout().n() != 2 * width) {
-        gate_up.emplace_back(problem.dtype, 2 * width, problem.shape.hidden,
-                             typical_rows(problem.shape), threads);
-      }
-    }
-  }
-
-  static std::int64_t rows_in_block(std::int64_t rows) { return std::min(rows, kMaxRows); }
-  static std::int64_t typical_rows(const Shape& shape) {
-    return std::clamp<std::int64_t>(shape.routed_rows() / shape.experts, 1, kMaxRows);
-  }
-  /// gate_up[0], or gate_up[1] for a narrower last panel.
-  GemmFamily& of_panel(std::int64_t panel) {
-    return panels.width_of(panel) == panels.width ? gate_up.front() : gate_up.back();
-  }
-
-  [[nodiscard]] std::uint64_t packed_bytes(std::int64_t experts) const {
-    std::uint64_t expert = round_up(down.layout().bytes(), kArenaAlignment) +
-                           round_up(gate_up.front().layout().bytes(), kArenaAlignment) *
-                               static_cast<std::uint64_t>(panels.count() - 1) +
-                           round_up(gate_up.back().layout().bytes(), kArenaAlignment);
-    return round_up(router.layout().bytes(), kArenaAlignment) +
-           expert * static_cast<std::uint64_t>(experts);
-  }
-
-  Panels panels;
-  GemmFamily router;
-  std::vector<GemmFamily> gate_up;
-  GemmFamily down;
 };
 
 // What one primitive keeps resident: 43 KiB with AVX-512 fp32 kernels, less with bf16 (difference
@@ -185,13 +141,11 @@ class Grouped final : public Level {
     onednn::claim_isa(problem.dtype, parse_isa(options.isa));
     ArenaPlan arena;
     carve(arena, problem, problem.shape.tokens);
-    const Families families(problem, options.threads);
-    const auto primitives =
-        (2 + families.gate_up.size()) *
-        static_cast<std::uint64_t>(Families::rows_in_block(problem.shape.tokens));
-    return {
-        .workspace = arena.bytes(),
-        .prepared = families.packed_bytes(problem.shape.experts) + primitives * kPrimitiveBytes};
+    const ExpertLayouts layouts = choose_layouts(problem, options.threads);
+    const auto primitives = (2 + layouts.gate_up.kinds()) *
+                            static_cast<std::uint64_t>(rows_in_block(problem.shape.tokens));
+    return {.workspace = arena.bytes(),
+            .prepared = layouts.packed_bytes(problem.shape.experts) + primitives * kPrimitiveBytes};
   }
 
   void prepare(const Problem& problem, const Weights& weights,
@@ -200,9 +154,14 @@ class Grouped final : public Level {
     problem_ = problem;
     threads_ = options.threads;
     swiglu_ = &swiglu_rows_for(parse_isa(options.isa));
-    families_ = std::make_unique<Families>(problem, threads_);
     const onednn::ThreadScope scope(threads_);
-    pack(weights);
+    layouts_ = std::make_unique<ExpertLayouts>(choose_layouts(problem, threads_));
+    weights_ = std::make_unique<PackedExperts>(*layouts_, problem, weights);
+    router_gemms_ = std::make_unique<GemmFamily>(layouts_->router, threads_);
+    down_gemms_ = std::make_unique<GemmFamily>(layouts_->down.layout(0), threads_);
+    for (std::size_t kind = 0; kind < layouts_->gate_up.kinds(); ++kind) {
+      gate_up_gemms_.emplace_back(layouts_->gate_up.layout(kind), threads_);
+    }
   }
 
   void forward(Context& context, const TensorView& x, const TensorView& y) override {
@@ -222,17 +181,14 @@ class Grouped final : public Level {
   }
   [[nodiscard]] int threads() const override { return threads_; }
   [[nodiscard]] std::string plan() const override {
-    bool created = false;
-    const auto& typical = families_->down.at(Families::typical_rows(problem_.shape), created);
+    const Panels& panels = layouts_->gate_up.panels();
     return fmt::format(
-        "{} {}, threads inside each GEMM, {} gate|up panel(s) of {} columns, at most {} rows per "
-        "GEMM",
-        onednn::version(), typical.gemm.implementation(), families_->panels.count(),
-        families_->panels.width, kMaxRows);
+        "{}, {} threads inside each GEMM, at most {} rows per GEMM, {} gate|up panels of {} "
+        "columns",
+        onednn::version(), threads_, kMaxRows, panels.count(), panels.width);
   }
 
  private:
-  void pack(const Weights& weights);
   void run_gemm(Context& context, const char* op, std::int64_t expert, GemmFamily& family,
                 std::int64_t m, const void* a, const onednn::PackedMatrix& w, float* c);
   void route(Context& context, const TensorView& x, const Buffers& b);
@@ -244,43 +200,13 @@ class Grouped final : public Level {
   Problem problem_;
   int threads_ = 1;
   const SwigluRows* swiglu_ = nullptr;
-  HostBuffer packed_;
-  std::unique_ptr<Families> families_;
-  std::vector<onednn::PackedMatrix> router_;  // one
-  std::vector<onednn::PackedMatrix>
-      gate_up_;  // [E · panels], gate columns then up columns of a panel
-  std::vector<onednn::PackedMatrix> down_;  // [E]
-  HostBuffer scratch_;                      // the library's, for one GEMM at a time
+  std::unique_ptr<ExpertLayouts> layouts_;
+  std::unique_ptr<PackedExperts> weights_;
+  std::unique_ptr<GemmFamily> router_gemms_;
+  std::vector<GemmFamily> gate_up_gemms_;  // per kind of panel
+  std::unique_ptr<GemmFamily> down_gemms_;
+  HostBuffer scratch_;  // the library's, for one GEMM at a time
 };
-
-void Grouped::pack(const Weights& weights) {
-  const Shape& shape = problem_.shape;
-  const std::size_t element = size_of(problem_.dtype);
-  const auto row = static_cast<std::size_t>(shape.hidden) * element;
-  const Panels& panels = families_->panels;
-  packed_ = HostBuffer(families_->packed_bytes(shape.experts));
-  Arena storage(packed_.data(), packed_.size());
-  const auto pack_one = [&](const onednn::WeightLayout& layout, const void* rows) {
-    return onednn::PackedMatrix(layout, rows,
-                                storage.take<std::byte>(static_cast<std::int64_t>(layout.bytes())));
-  };
-  router_.push_back(pack_one(families_->router.layout(), weights.router.data));
-  HostBuffer staging(2 * static_cast<std::size_t>(panels.width) * row);  // [2·panel, H]
-  for (std::int64_t expert = 0; expert < shape.experts; ++expert) {
-    for (std::int64_t panel = 0; panel < panels.count(); ++panel) {
-      const auto bytes = static_cast<std::size_t>(panels.width_of(panel)) * row;
-      const auto first =
-          static_cast<std::size_t>(expert * shape.intermediate + panels.first(panel)) * row;
-      std::memcpy(staging.as<std::byte>(), weights.gate.as<std::byte>() + first, bytes);
-      std::memcpy(staging.as<std::byte>() + bytes, weights.up.as<std::byte>() + first, bytes);
-      gate_up_.push_back(pack_one(families_->of_panel(panel).layout(), staging.data()));
-    }
-    down_.push_back(pack_one(
-        families_->down.layout(),
-        weights.down.as<std::byte>() + static_cast<std::size_t>(expert * shape.hidden) *
-                                           static_cast<std::size_t>(shape.intermediate) * element));
-  }
-}
 
 void Grouped::run_gemm(Context& context, const char* op, std::int64_t expert, GemmFamily& family,
                        std::int64_t m, const void* a, const onednn::PackedMatrix& w, float* c) {
@@ -288,7 +214,7 @@ void Grouped::run_gemm(Context& context, const char* op, std::int64_t expert, Ge
   GemmFamily::Entry& entry = family.at(m, created);
   if (entry.gemm.scratch_bytes() > scratch_.size())
     scratch_ = HostBuffer(entry.gemm.scratch_bytes());
-  entry.call.run(a, w, c, scratch_.data());
+  onednn::throw_on_failure(entry.call.run(a, w, c, scratch_.data()));
   const std::int64_t n = family.layout().n();
   context.record(op, static_cast<std::uint64_t>(m * n) * sizeof(float), [&] {
     return fmt::format("expert {} m={} n={} k={} {} primitive {}", expert, m, n,
@@ -303,8 +229,8 @@ void Grouped::route(Context& context, const TensorView& x, const Buffers& b) {
   const std::size_t row = static_cast<std::size_t>(shape.hidden) * size_of(problem_.dtype);
   for (std::int64_t block = 0; block < row_blocks(tokens); ++block) {
     const Range rows = part_of(tokens, block, row_blocks(tokens));
-    run_gemm(context, "gemm_router", 0, families_->router, rows.end - rows.begin,
-             x.as<std::byte>() + static_cast<std::size_t>(rows.begin) * row, router_.front(),
+    run_gemm(context, "gemm_router", 0, *router_gemms_, rows.end - rows.begin,
+             x.as<std::byte>() + static_cast<std::size_t>(rows.begin) * row, weights_->router(),
              b.logits + rows.begin * shape.experts);
   }
 #pragma omp parallel for schedule(static) num_threads(threads_)
@@ -332,7 +258,7 @@ void Grouped::permute(Context& context, const TensorView& x, const Buffers& b) {
 
 void Grouped::gate_up(Context& context, std::int64_t expert, const Buffers& b) {
   const Shape& shape = problem_.shape;
-  const Panels& panels = families_->panels;
+  const Panels& panels = layouts_->gate_up.panels();
   const std::size_t element = size_of(problem_.dtype);
   const std::int64_t segment = b.permutation.expert_offsets[expert];
   const std::int64_t segment_rows = b.permutation.expert_offsets[expert + 1] - segment;
@@ -342,9 +268,9 @@ void Grouped::gate_up(Context& context, std::int64_t expert, const Buffers& b) {
       const Range rows = part_of(segment_rows, block, row_blocks(segment_rows));
       const std::int64_t first = segment + rows.begin;
       const std::int64_t m = rows.end - rows.begin;
-      run_gemm(context, "gemm_gate_up", expert, families_->of_panel(panel), m,
+      run_gemm(context, "gemm_gate_up", expert, gate_up_gemms_[layouts_->gate_up.kind_of(panel)], m,
                b.x_perm + static_cast<std::size_t>(first * shape.hidden) * element,
-               gate_up_[static_cast<std::size_t>(expert * panels.count() + panel)], b.gate_up);
+               weights_->gate_up(expert, panel), b.gate_up);
       with_element_type(problem_.dtype, [&]<class Element>() {
         Element* act =
             reinterpret_cast<Element*>(b.act) + first * shape.intermediate + panels.first(panel);
@@ -371,9 +297,9 @@ void Grouped::down(Context& context, std::int64_t expert, const Buffers& b) {
   for (std::int64_t block = 0; block < row_blocks(segment_rows); ++block) {
     const Range rows = part_of(segment_rows, block, row_blocks(segment_rows));
     const std::int64_t first = segment + rows.begin;
-    run_gemm(context, "gemm_down", expert, families_->down, rows.end - rows.begin,
+    run_gemm(context, "gemm_down", expert, *down_gemms_, rows.end - rows.begin,
              b.act + static_cast<std::size_t>(first * shape.intermediate) * size_of(problem_.dtype),
-             down_[static_cast<std::size_t>(expert)], b.y_perm + first * shape.hidden);
+             weights_->down(expert, 0), b.y_perm + first * shape.hidden);
   }
 }
 

@@ -177,6 +177,10 @@ std::string version() {
   return fmt::format("oneDNN {}.{}.{}", v->major, v->minor, v->patch);
 }
 
+void throw_on_failure(int status) {
+  check(static_cast<dnnl_status_t>(status), "running a matmul");
+}
+
 ThreadScope::ThreadScope(int threads) : previous_(omp_get_max_threads()) {
   omp_set_num_threads(threads);
 }
@@ -324,18 +328,18 @@ void GemmCall::release() noexcept {
   }
 }
 
-void GemmCall::run(const void* a, const PackedMatrix& w, float* c, void* scratch) {
+int GemmCall::run(const void* a, const PackedMatrix& w, float* c, void* scratch) noexcept {
   // A is only read; the C API has no const memory.
-  check(dnnl_memory_set_data_handle(a_, const_cast<void*>(a)), "setting A");
-  check(dnnl_memory_set_data_handle(c_, c), "setting C");
-  check(dnnl_memory_set_data_handle(scratch_, scratch), "setting the scratchpad");
+  dnnl_status_t status = dnnl_memory_set_data_handle(a_, const_cast<void*>(a));
+  if (status == dnnl_success) status = dnnl_memory_set_data_handle(c_, c);
+  if (status == dnnl_success) status = dnnl_memory_set_data_handle(scratch_, scratch);
+  if (status != dnnl_success) return status;
   const std::array<dnnl_exec_arg_t, 4> arguments = {{{DNNL_ARG_SRC, a_},
                                                      {DNNL_ARG_WEIGHTS, w.memory_},
                                                      {DNNL_ARG_DST, c_},
                                                      {DNNL_ARG_SCRATCHPAD, scratch_}}};
-  check(dnnl_primitive_execute(primitive_, stream(), static_cast<int>(arguments.size()),
-                               arguments.data()),
-        "running a matmul");
+  return dnnl_primitive_execute(primitive_, stream(), static_cast<int>(arguments.size()),
+                                arguments.data());
 }
 
 }  // namespace moe::cpu::onednn

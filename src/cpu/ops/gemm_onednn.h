@@ -35,6 +35,9 @@ void claim_isa(DType dtype, Isa ceiling);
 /// "oneDNN 2.6.3"
 [[nodiscard]] std::string version();
 
+/// Throws kInternal unless `status`, from GemmCall::run(), is success.
+void throw_on_failure(int status);
+
 /// Sets the number of OpenMP threads for this scope. oneDNN reads it when a Gemm is made and when
 /// it runs; both must see the same number.
 class ThreadScope {
@@ -121,7 +124,9 @@ class GemmCall {
   ~GemmCall();
 
   /// `scratch` has at least gemm.scratch_bytes() at 64-byte alignment; may be null when that is 0.
-  void run(const void* a, const PackedMatrix& w, float* c, void* scratch);
+  /// Returns oneDNN's status for throw_on_failure(); never throws, so that it can run inside a
+  /// parallel region.
+  [[nodiscard]] int run(const void* a, const PackedMatrix& w, float* c, void* scratch) noexcept;
 
  private:
   void release() noexcept;

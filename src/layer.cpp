@@ -5,6 +5,7 @@
 #include <cstdlib>
 #include <string_view>
 
+#include "core/backend.h"
 #include "core/isa.h"
 #include "core/level.h"
 #include "core/text.h"
@@ -24,7 +25,7 @@ std::string default_tune_cache() {
   return "off";
 }
 
-ExecutionOptions resolve(const LayerOptions& options) {
+ExecutionOptions resolve(const LayerOptions& options, Device& device) {
   validate(options.problem.shape);
   MOE_CHECK(options.threads >= 0 && options.threads <= kMaxThreads,
             "threads={} must lie between 0 (all) and {}", options.threads, kMaxThreads);
@@ -33,7 +34,8 @@ ExecutionOptions resolve(const LayerOptions& options) {
   return {.threads = options.threads == 0 ? usable_threads() : options.threads,
           .isa = std::string(name_of(parse_isa(options.isa))),
           .tune_seconds = options.tune_seconds,
-          .tune_cache = options.tune_cache.empty() ? default_tune_cache() : options.tune_cache};
+          .tune_cache = options.tune_cache.empty() ? default_tune_cache() : options.tune_cache,
+          .device = &device};
 }
 
 /// A level that exists in this build; throws kUnsupported otherwise.
@@ -53,8 +55,23 @@ struct Choice {
   std::unique_ptr<Level> level;
 };
 
-std::uint64_t memory_limit(const LayerOptions& options) {
-  return options.workspace_limit != 0 ? options.workspace_limit : available_memory();
+/// Of the backend, if this build has it. Where it has not, choose() refuses before any use.
+std::unique_ptr<Device> make_device(const LayerOptions& options) {
+  if constexpr (MOE_HAVE_CUDA != 0) {
+    if (options.backend == Backend::kCuda) return cuda::make_device(options);
+  }
+  return cpu::make_device(options);
+}
+
+std::uint64_t memory_limit(const LayerOptions& options, const Device& device) {
+  return options.workspace_limit != 0 ? options.workspace_limit : device.available_memory();
+}
+
+/// Why the level cannot run; "" when it can. A level is only asked on a device that works.
+std::string unsupported(const Level& level, const LayerOptions& options,
+                        const ExecutionOptions& execution) {
+  const std::string reason = execution.device->unavailable();
+  return reason.empty() ? level.unsupported(options.problem, execution) : reason;
 }
 
 /// "auto" takes the highest level that can run here and fits the memory.
@@ -62,7 +79,7 @@ Choice choose(const LayerOptions& options, const ExecutionOptions& execution) {
   if (options.level != "auto") {
     const LevelInfo& info = find_level(options.level);
     Choice choice{&info, make_level(info, options.backend)};
-    if (const std::string reason = choice.level->unsupported(options.problem, execution);
+    if (const std::string reason = unsupported(*choice.level, options, execution);
         !reason.empty()) {
       throw Error(ErrorCode::kUnsupported, reason);
     }
@@ -75,10 +92,10 @@ Choice choose(const LayerOptions& options, const ExecutionOptions& execution) {
     std::string reason = "no implementation in this build";
     if (level_factory(info, options.backend) != nullptr) {
       Choice choice{&info, make_level(info, options.backend)};
-      reason = choice.level->unsupported(options.problem, execution);
+      reason = unsupported(*choice.level, options, execution);
       if (reason.empty()) {
         const std::uint64_t needed = choice.level->memory(options.problem, execution).total();
-        if (needed <= memory_limit(options)) return choice;
+        if (needed <= memory_limit(options, *execution.device)) return choice;
         reason = "needs " + format_bytes(needed);
       }
     }
@@ -101,9 +118,11 @@ struct Layer::State {
   const LevelInfo* info = nullptr;
   Problem problem;
   MemoryNeeds memory;
-  std::unique_ptr<Level> level;
+  std::unique_ptr<Device> device;
+  std::unique_ptr<Level> level;  // destroyed first: it may hold memory of the device
   double prepare_seconds = 0;
-  HostBuffer arena;
+  Arena arena;
+  bool caller_synchronises = false;
   std::vector<TraceEvent>* trace = nullptr;  // set while Layer::trace runs
 };
 
@@ -113,12 +132,14 @@ Layer& Layer::operator=(Layer&&) noexcept = default;
 Layer::~Layer() = default;
 
 MemoryNeeds Layer::predict(const LayerOptions& options) {
-  const ExecutionOptions execution = resolve(options);
+  const std::unique_ptr<Device> device = make_device(options);
+  const ExecutionOptions execution = resolve(options, *device);
   return choose(options, execution).level->memory(options.problem, execution);
 }
 
 Layer Layer::create(const LayerOptions& options, const Weights& weights) {
-  const ExecutionOptions execution = resolve(options);
+  std::unique_ptr<Device> device = make_device(options);
+  const ExecutionOptions execution = resolve(options, *device);
   const Problem& problem = options.problem;
   const Shape& shape = problem.shape;
   check_tensor("weights.router", weights.router, problem.dtype, {shape.experts, shape.hidden});
@@ -130,24 +151,32 @@ Layer Layer::create(const LayerOptions& options, const Weights& weights) {
                {shape.experts, shape.hidden, shape.intermediate});
 
   Choice choice = choose(options, execution);
+  device->check_reachable("weights.router", weights.router);
+  device->check_reachable("weights.gate", weights.gate);
+  device->check_reachable("weights.up", weights.up);
+  device->check_reachable("weights.down", weights.down);
   auto state = std::make_unique<State>();
   state->info = choice.info;
   state->problem = problem;
   state->memory = choice.level->memory(problem, execution);
+  state->device = std::move(device);
   state->level = std::move(choice.level);
-  if (const std::uint64_t needed = state->memory.total(); needed > memory_limit(options)) {
+  state->caller_synchronises = options.stream != nullptr;
+  const std::uint64_t limit = memory_limit(options, *state->device);
+  if (const std::uint64_t needed = state->memory.total(); needed > limit) {
     throw Error(
         ErrorCode::kOutOfMemory,
         fmt::format("level {} needs {}, {} {} ({})", state->info->name, format_bytes(needed),
-                    format_bytes(memory_limit(options)),
-                    options.workspace_limit != 0 ? "allowed" : "available", to_string(shape)),
+                    format_bytes(limit), options.workspace_limit != 0 ? "allowed" : "available",
+                    to_string(shape)),
         needed);
   }
   const auto start = std::chrono::steady_clock::now();
   state->level->prepare(problem, weights, execution);
   state->prepare_seconds =
       std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-  state->arena = HostBuffer(state->memory.workspace);
+  state->arena =
+      Arena(state->device->allocate_workspace(state->memory.workspace), state->memory.workspace);
   return Layer(std::move(state));
 }
 
@@ -163,9 +192,11 @@ void Layer::forward(const TensorView& x, const TensorView& y) {
   const auto* y_begin = y.as<const std::byte>();
   MOE_CHECK(x_begin + x.bytes() <= y_begin || y_begin + y.bytes() <= x_begin,
             "x and y overlap ({} bytes each)", x.bytes());
-  Context context{.arena = Arena(state_->arena.data(), state_->memory.workspace),
-                  .trace = state_->trace};
+  state_->device->check_reachable("x", x);
+  state_->device->check_reachable("y", y);
+  Context context{.arena = state_->arena, .trace = state_->trace};
   state_->level->forward(context, x, y);
+  if (!state_->caller_synchronises) state_->device->synchronise();
 }
 
 std::vector<TraceEvent> Layer::trace(const TensorView& x, const TensorView& y) {
@@ -206,7 +237,7 @@ std::string Layer::plan() const {
   return state_->level->plan();
 }
 void Layer::release_workspace_pages() {
-  state_->arena.drop_pages();
+  state_->device->release_workspace_pages();
 }
 
 }  // namespace moe

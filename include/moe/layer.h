@@ -38,6 +38,10 @@ struct LayerOptions {
   /// Most bytes that create() and forward() may take beyond the given weights; 0 = what the machine
   /// has available. More is refused with Error(kOutOfMemory) before anything is allocated.
   std::uint64_t workspace_limit = 0;
+  /// CUDA: the cudaStream_t that forward works on. null = a stream of the layer's own, which waits
+  /// for what the caller queued on the default stream, and forward returns when y is complete. With
+  /// a stream given, forward returns as soon as it has queued its work, and the caller waits.
+  void* stream = nullptr;
 };
 
 /// Bytes a level needs beyond the caller's weights, x and y. Known before anything is allocated.
@@ -71,7 +75,8 @@ class Layer {
   ~Layer();
 
   /// y[T',H] = MoE(x[T',H]) for 0 <= T' <= shape.tokens. x and y have Problem::dtype and must not
-  /// overlap. Routing is part of forward. On return (CPU) y is complete.
+  /// overlap; on the CUDA backend they are device memory. Routing is part of forward. On return y is
+  /// complete, unless LayerOptions::stream was given.
   /// Throws kInvalidArgument when x or y do not match.
   void forward(const TensorView& x, const TensorView& y);
 

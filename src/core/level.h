@@ -11,12 +11,15 @@
 
 namespace moe {
 
+class Device;  // core/backend.h
+
 /// How to execute, as opposed to what (Problem). Resolved: no "auto" left in it.
 struct ExecutionOptions {
   int threads = 1;
   std::string isa;  // ceiling for the instruction set (core/isa.h)
   double tune_seconds = 5;
-  std::string tune_cache;  // folder, or "off"
+  std::string tune_cache;    // folder, or "off"
+  Device* device = nullptr;  // that of the layer; outlives the level
 };
 
 /// What forward gets besides x and y.

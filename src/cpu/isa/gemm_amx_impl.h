@@ -1,12 +1,12 @@
 // bf16 on AMX tiles: up to 32 rows times one panel, as 2x2 accumulators of 16x16 (Intel SDM vol. 1,
-// chapter 18; tdpbf16ps). One step is 32 k: a whole A tile.
+// chapter 18). One step is 32 k: a whole A tile. For the tier whose Vector was included before.
 //
-//              B: 6 (columns 0-15)  7 (16-31)     16 rows of pairs, 128 bytes apart in the panel
-//   A: 4 (rows 0-15)     0              1
-//      5 (rows 16-31)    2              3
+//                          B: 6 (columns 0-15)  7 (16-31)     16 rows of pairs, 128 bytes apart
+//   A: 4 (rows 0-15)          0                 1
+//      5 (rows 16-31)         2                 3
+//
+// `Tiles` executes the tile instructions, so that a test can stand in for the hardware.
 #pragma once
-
-#include <immintrin.h>
 
 #include <cstdint>
 
@@ -17,10 +17,13 @@ namespace moe::cpu {
 namespace {
 
 constexpr int kAmxTileRows = 16;
-constexpr int kAmxDepth = 32;    // bf16 in 64 bytes, the longest tile row
-constexpr int kAmxColumns = 32;  // two B tiles: one panel
+constexpr int kAmxLanes = 16;                  // half a panel: columns of one B tile
+constexpr int kAmxColumns = 2 * kAmxLanes;     // one panel
+constexpr int kAmxDepth = 32;                  // bf16 in 64 bytes, the longest row of a tile
+constexpr std::int64_t kAmxPanelStride = 128;  // bytes of one pair of k in a panel
+constexpr std::int64_t kAmxSumStride = kAmxColumns * 4;
 
-/// Palette 1 of ldtilecfg.
+/// What ldtilecfg reads: palette 1, bytes per row and rows of each tile.
 struct alignas(64) AmxConfig {
   std::uint8_t palette = 1;
   std::uint8_t start_row = 0;
@@ -30,103 +33,104 @@ struct alignas(64) AmxConfig {
 };
 static_assert(sizeof(AmxConfig) == 64, "ldtilecfg reads 64 bytes");
 
-inline AmxConfig amx_config(int upper_rows, int lower_rows) {
+/// `lower` 0: the tiles 2, 3 and 5 are not used, but a row count of 0 is not valid.
+inline AmxConfig amx_config(int upper, int lower) {
   AmxConfig config;
-  const auto upper = static_cast<std::uint8_t>(upper_rows);
-  const auto lower = static_cast<std::uint8_t>(lower_rows > 0 ? lower_rows : 1);
-  config.rows[0] = config.rows[1] = config.rows[4] = upper;
-  config.rows[2] = config.rows[3] = config.rows[5] = lower;
+  config.rows[0] = config.rows[1] = config.rows[4] = static_cast<std::uint8_t>(upper);
+  config.rows[2] = config.rows[3] = config.rows[5] =
+      static_cast<std::uint8_t>(lower > 0 ? lower : 1);
   config.rows[6] = config.rows[7] = kAmxTileRows;
   return config;
 }
 
-/// Sums of the tile in memory: [rows][32].
-template <bool kLower>
-inline void amx_multiply(const TileArgs& tile, float* sums) {
-  constexpr std::int64_t kSumStride = kAmxColumns * 4;
-  float* lower_sums = sums + kAmxTileRows * kAmxColumns;
+/// sums[rows][32] (+)= A · B for k_begin <= k < k_end.
+template <class Tiles, bool kLower>
+void amx_multiply(const TileArgs& tile, float* sums) {
+  float* lower = sums + kAmxTileRows * kAmxColumns;
   if (tile.k_begin == 0) {
-    _tile_zero(0);
-    _tile_zero(1);
+    Tiles::template zero<0>();
+    Tiles::template zero<1>();
     if constexpr (kLower) {
-      _tile_zero(2);
-      _tile_zero(3);
+      Tiles::template zero<2>();
+      Tiles::template zero<3>();
     }
   } else {
-    _tile_loadd(0, sums, kSumStride);
-    _tile_loadd(1, sums + 16, kSumStride);
+    Tiles::template load<0>(sums, kAmxSumStride);
+    Tiles::template load<1>(sums + kAmxLanes, kAmxSumStride);
     if constexpr (kLower) {
-      _tile_loadd(2, lower_sums, kSumStride);
-      _tile_loadd(3, lower_sums + 16, kSumStride);
+      Tiles::template load<2>(lower, kAmxSumStride);
+      Tiles::template load<3>(lower + kAmxLanes, kAmxSumStride);
     }
   }
   const std::int64_t a_stride = tile.depth * 2;
   const char* a = static_cast<const char*>(tile.a) + tile.k_begin * 2;
-  const char* b = static_cast<const char*>(tile.b) + tile.k_begin * 2 * kAmxColumns;
+  const char* b = static_cast<const char*>(tile.b) + tile.k_begin / 2 * kAmxPanelStride;
   const char* prefetch = tile.prefetch;
   for (std::int64_t k = tile.k_begin; k < tile.k_end; k += kAmxDepth) {
     for (std::int64_t line = 0; line < tile.prefetch_advance; line += 64) {
       __builtin_prefetch(prefetch + line, 0, 2);
     }
     prefetch += tile.prefetch_advance;
-    _tile_loadd(6, b, 128);
-    _tile_loadd(4, a, a_stride);
-    _tile_dpbf16ps(0, 4, 6);
-    _tile_loadd(7, b + 64, 128);
-    _tile_dpbf16ps(1, 4, 7);
+    Tiles::template load<6>(b, kAmxPanelStride);
+    Tiles::template load<4>(a, a_stride);
+    Tiles::template multiply<0, 4, 6>();
+    Tiles::template load<7>(b + 64, kAmxPanelStride);
+    Tiles::template multiply<1, 4, 7>();
     if constexpr (kLower) {
-      _tile_loadd(5, a + kAmxTileRows * a_stride, a_stride);
-      _tile_dpbf16ps(2, 5, 6);
-      _tile_dpbf16ps(3, 5, 7);
+      Tiles::template load<5>(a + kAmxTileRows * a_stride, a_stride);
+      Tiles::template multiply<2, 5, 6>();
+      Tiles::template multiply<3, 5, 7>();
     }
     a += kAmxDepth * 2;
-    b += kAmxDepth * 2 * kAmxColumns;
+    b += kAmxDepth / 2 * kAmxPanelStride;
   }
-  _tile_stored(0, sums, kSumStride);
-  _tile_stored(1, sums + 16, kSumStride);
+  Tiles::template store<0>(sums, kAmxSumStride);
+  Tiles::template store<1>(sums + kAmxLanes, kAmxSumStride);
   if constexpr (kLower) {
-    _tile_stored(2, lower_sums, kSumStride);
-    _tile_stored(3, lower_sums + 16, kSumStride);
+    Tiles::template store<2>(lower, kAmxSumStride);
+    Tiles::template store<3>(lower + kAmxLanes, kAmxSumStride);
   }
 }
 
-inline void amx_tile(const TileArgs& tile) {
+template <class Tiles>
+void amx_tile(const TileArgs& tile) {
+  constexpr int kLanes = Vector::kLanes;
   const int rows = static_cast<int>(tile.rows);
   const int upper = rows < kAmxTileRows ? rows : kAmxTileRows;
   // Configured and released per call: thousands of cycles of work follow, any thread may come, and
   // no tile state is left for the kernel to save at context switches.
-  const AmxConfig config = amx_config(upper, rows - upper);
-  _tile_loadconfig(&config);
+  Tiles::configure(amx_config(upper, rows - upper));
   alignas(64) float scratch[2 * kAmxTileRows * kAmxColumns];
   const bool whole = tile.k_begin == 0 && tile.k_end == tile.depth;
   float* sums = whole ? scratch : tile.partial;
   if (rows > kAmxTileRows) {
-    amx_multiply<true>(tile, sums);
+    amx_multiply<Tiles, true>(tile, sums);
   } else {
-    amx_multiply<false>(tile, sums);
+    amx_multiply<Tiles, false>(tile, sums);
   }
-  _tile_release();
+  Tiles::release();
   if (tile.k_end < tile.depth) return;
 
   if (tile.epilogue == Epilogue::kStore) {
+    constexpr int kVectors = kAmxColumns / kLanes;
     for (int row = 0; row < rows; ++row) {
-      const Vector::F vectors[2] = {Vector::load(sums + row * kAmxColumns),
-                                    Vector::load(sums + row * kAmxColumns + 16)};
-      store_row<2>(tile, row, vectors);
+      Vector::F vectors[kVectors];
+      for (int v = 0; v < kVectors; ++v) {
+        vectors[v] = Vector::load(sums + row * kAmxColumns + v * kLanes);
+      }
+      store_row<kVectors>(tile, row, vectors);
     }
-  } else {
-    float act[2 * kAmxTileRows][Vector::kLanes];
+    return;
+  }
+  for (int lane = 0; lane < kAmxLanes; lane += kLanes) {
+    float act[2 * kAmxTileRows][kLanes];
     for (int row = 0; row < rows; ++row) {
-      const Vector::F value = swiglu(Vector::load(sums + row * kAmxColumns),
-                                     Vector::load(sums + row * kAmxColumns + 16));
+      const float* gate = sums + row * kAmxColumns + lane;
+      const Vector::F value = swiglu(Vector::load(gate), Vector::load(gate + kAmxLanes));
       Vector::store(act[row], Vector::round_to_bf16(value));
     }
-    store_act<RowLayout::kRows, true>(tile, tile.act_column, rows, act);
+    store_act<RowLayout::kRows, true>(tile, tile.act_column + lane, rows, act);
   }
-}
-
-inline TileFunction find_amx_tile(TileShape, int, int) {
-  return amx_tile;
 }
 
 }  // namespace

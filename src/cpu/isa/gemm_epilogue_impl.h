@@ -9,13 +9,15 @@
 namespace moe::cpu {
 namespace {
 
-/// exp(x) for fp32 to about 1 unit in the last place; x outside [-87, 88] saturates, NaN stays NaN.
-/// x = n·ln2 + r with |r| <= ln2/2, exp(x) = 2^n·exp(r), exp(r) by its Taylor polynomial: the first
-/// term left out, r^8/8!, is below 6e-9.
+/// exp(x) for fp32 to a few units in the last place; overflows to infinity, NaN stays NaN.
+/// exp(x) = exp(x/2)^2, so that both ends of the range come out of the last multiplication:
+/// x/2 = n·ln2 + r with |r| <= ln2/2, exp(x/2) = 2^n·exp(r), exp(r) by its Taylor polynomial. The
+/// first term left out, r^8/8!, is below 6e-9.
 inline Vector::F exponential(Vector::F x) {
   using V = Vector;
-  // max and min return their second argument when it is NaN.
-  x = V::min(V::set1(88.0F), V::max(V::set1(-87.0F), x));
+  // max and min return their second argument when it is NaN. Beyond the bounds the square is 0 or
+  // infinity anyway.
+  x = V::min(V::set1(87.0F), V::max(V::set1(-87.0F), V::mul(x, V::set1(0.5F))));
   const V::F magic = V::set1(12582912.0F);  // 1.5·2^23: adding it rounds to an integer
   const V::F shifted = V::fma(x, V::set1(1.44269504F), magic);
   const V::F n = V::sub(shifted, magic);
@@ -30,7 +32,8 @@ inline Vector::F exponential(Vector::F x) {
   sum = V::fma(sum, r, V::set1(1.0F));
   sum = V::fma(sum, r, V::set1(1.0F));
   // n sits in the low bits of `shifted`; the rest of them leaves at the top of the shift by 23.
-  return V::add_exponent(sum, shifted);
+  sum = V::add_exponent(sum, shifted);
+  return V::mul(sum, sum);
 }
 
 /// silu(gate)*up, silu(v) = v / (1 + exp(-v)).

@@ -13,6 +13,36 @@ namespace moe::cpu {
 namespace {
 
 constexpr TileShape kShapesF32[] = {{12, 1}, {14, 1}, {6, 2}};
+/// The tile instructions. Written out: the compiler's macros paste tile numbers into the assembly and
+/// take no template parameter.
+struct AmxTiles {
+  static void configure(const AmxConfig& config) { __asm__ volatile("ldtilecfg %0" ::"m"(config)); }
+  static void release() { __asm__ volatile("tilerelease"); }
+  template <int kTile>
+  static void zero() {
+    __asm__ volatile("tilezero %%tmm%c0" ::"i"(kTile));
+  }
+  template <int kTile>
+  static void load(const void* from, std::int64_t stride) {
+    __asm__ volatile("tileloadd (%0,%1,1), %%tmm%c2" ::"r"(from), "r"(stride), "i"(kTile)
+                     : "memory");
+  }
+  template <int kTile>
+  static void store(void* to, std::int64_t stride) {
+    __asm__ volatile("tilestored %%tmm%c2, (%0,%1,1)" ::"r"(to), "r"(stride), "i"(kTile)
+                     : "memory");
+  }
+  /// kSums += kA · kB
+  template <int kSums, int kA, int kB>
+  static void multiply() {
+    __asm__ volatile("tdpbf16ps %%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(kSums), "i"(kA), "i"(kB));
+  }
+};
+
+TileFunction find_amx_tile(TileShape, int, int) {
+  return amx_tile<AmxTiles>;
+}
+
 constexpr TileShape kShapesBf16[] = {{2 * kAmxTileRows, 1}};
 
 }  // namespace

@@ -1,0 +1,173 @@
+// Measurement: several levels on one problem, verified, timed side by side, against the machine's
+// own ceilings. docs/benchmarking.md describes the procedure.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "moe/layer.h"
+
+namespace moe {
+
+enum class RowStatus : std::uint8_t { kOk, kSkipped, kOutOfMemory, kFailed, kTimeout };
+/// "ok" | "skipped" | "out_of_memory" | "failed" | "timeout"
+[[nodiscard]] std::string_view name_of(RowStatus status);
+
+/// What limits a problem: arithmetic or reading the bytes that must be read.
+enum class Bound : std::uint8_t { kCompute, kMemory };
+[[nodiscard]] std::string_view name_of(Bound bound);
+
+/// Rates of this machine, measured by probes that do nothing else. Medians; all threads together.
+struct Ceilings {
+  std::string isa;  ///< instruction-set ceiling in force
+  int threads = 0;
+  int samples = 0;         ///< probes of each kind
+  double fp32_gflops = 0;  ///< fp32 multiply-adds
+  /// bf16 dot products with fp32 sums; absent when the instruction set has none, and bf16 levels
+  /// then have the fp32 peak as their roof.
+  std::optional<double> bf16_gflops;
+  double read_gbs = 0;     ///< reading main memory, 1e9 bytes per second
+  double fp32_spread = 0;  ///< interquartile range over median
+  double bf16_spread = 0;
+  double read_spread = 0;
+};
+
+/// The least time that a problem can take under `ceilings`, and why.
+struct Roof {
+  double microseconds = 0;
+  Bound bound = Bound::kCompute;
+};
+/// The larger of useful FLOPs over the peak of the dtype and minimum bytes over the read rate.
+[[nodiscard]] Roof roof_of(const Problem& problem, std::int64_t active_experts,
+                           const Ceilings& ceilings);
+
+/// Measures the ceilings alone, `samples` times each.
+[[nodiscard]] Ceilings measure_ceilings(const std::string& isa, int threads, int samples);
+
+struct BenchOptions {
+  /// Names or numbers, run in ascending order; empty = every level that the backend has.
+  std::vector<std::string> levels;
+  /// Backend, problem, threads, isa, tuning and workspace limit; `level` is ignored.
+  LayerOptions layer;
+  /// Token counts to measure one after the other with the same weights; empty = the problem's.
+  std::vector<std::int64_t> tokens;
+  std::string skew = "uniform";
+  std::uint64_t seed = 0;
+  int warmup = 1;       ///< untimed forwards per level after verification
+  int min_samples = 3;  ///< timed forwards that every level gets, however slow
+  /// Time for the timed forwards of one level; those that need less than it for min_samples take
+  /// more samples.
+  double seconds_per_level = 2.5;
+  /// Seconds that one level may spend on one problem, from verification to the last sample; 0 = no
+  /// limit. A level that cannot finish (estimated from forwards of fewer tokens) is not started.
+  double timeout_seconds = 0;
+  std::function<void(const std::string&)> progress;  ///< called from run()'s thread; may be empty
+};
+
+/// One level on one problem.
+struct BenchRow {
+  LevelInfo level;
+  Problem problem;
+  RowStatus status = RowStatus::kSkipped;
+  std::string reason;  ///< why status is not ok; "" when it is
+  /// An output was outside of its tolerance: the reason why status is kFailed.
+  bool wrong_output = false;
+  bool verified = false;  ///< every compared output, before and while timing, was within tolerance
+  double error = 0;       ///< relative error of the worst row of all compared outputs
+  double tolerance_used = 0;  ///< 1 is the limit
+  int samples = 0;            ///< 0: nothing below was measured
+  double median_us = 0;
+  double iqr_us = 0;
+  double min_us = 0;
+  double p95_us = 0;
+  std::optional<double> speedup_vs_first;  ///< median of level 0 over this median
+  std::optional<double> gain_vs_previous;  ///< median of the row before over this median
+  std::string previous;                    ///< the level that gain_vs_previous compares with
+  bool distinguishable = false;            ///< the gain is outside the noise
+  double gflops = 0;                       ///< useful FLOPs over median
+  double tokens_per_s = 0;
+  double roof_us = 0;
+  double ceiling_fraction = 0;  ///< roof over median
+  Bound bound = Bound::kCompute;
+  std::uint64_t workspace_bytes = 0;
+  /// Most resident memory that one forward added; absent where the system does not tell.
+  std::optional<std::uint64_t> peak_bytes;
+  std::uint64_t bytes_needed = 0;  ///< predicted: workspace, transient and prepared together
+  std::int64_t active_experts = 0;
+  double max_over_mean = 0;  ///< rows of the busiest expert over the mean of all
+  double prepare_ms = 0;
+  int threads = 0;
+  std::string isa;
+  std::string plan;
+  std::string notes;
+};
+
+/// Two interleaved series of one level, on one problem: what differs between them is noise.
+struct NoiseFloor {
+  std::string level;
+  std::int64_t tokens = 0;
+  /// Relative: the larger of the difference of the two medians and the half-width of its 95 %
+  /// bootstrap interval.
+  double relative = 0;
+};
+
+struct BenchResult {
+  bool complete = false;  ///< false while running and after stop()
+  Ceilings ceilings;      ///< over the whole run; rows use the probes of their own problem
+  std::vector<NoiseFloor> noise;
+  std::vector<BenchRow> rows;  ///< by problem, then level; only decided ones
+  double seconds = 0;
+  std::optional<double> steal_fraction;  ///< of this machine's processor time, taken by the host
+};
+
+/// A bench that another thread can watch and stop.
+class BenchRun {
+ public:
+  /// Checks everything that can be wrong with the options; throws Error. Measures nothing.
+  explicit BenchRun(BenchOptions options);
+  ~BenchRun();
+  BenchRun(const BenchRun&) = delete;
+  BenchRun& operator=(const BenchRun&) = delete;
+
+  /// Measures. Call once. What a level does wrong becomes its row; throws only what concerns all.
+  void run();
+  /// Rows decided so far. From any thread, at any time.
+  [[nodiscard]] BenchResult result() const;
+  /// Makes run() return after the forward in progress. From any thread.
+  void stop();
+  /// Seconds that the forward in progress has taken so far; 0 when none is.
+  [[nodiscard]] double seconds_in_forward() const;
+  /// Declares the level in progress timed out, for a caller that stops waiting for run().
+  void abandon();
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+[[nodiscard]] BenchResult bench(const BenchOptions& options);
+
+/// What measured numbers depend on.
+struct MachineInfo {
+  std::string cpu;
+  int cores = 0;    ///< physical, of the machine
+  int threads = 0;  ///< that this process may use
+  std::uint64_t memory_bytes = 0;
+  std::uint64_t available_bytes = 0;
+  std::string os;
+  std::string kernel;
+  std::string compiler;
+  std::string isa;  ///< highest instruction-set tier
+  std::vector<std::string> isas;
+  std::string huge_pages;  ///< transparent huge pages: "always", "madvise", "never", "" unknown
+  std::vector<std::pair<std::string, std::string>> libraries;  ///< linked into the library
+};
+[[nodiscard]] MachineInfo describe_machine();
+
+}  // namespace moe

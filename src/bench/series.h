@@ -1,0 +1,94 @@
+// One timed series of forwards, each checked outside of its timed region. The forward is any
+// function, so that the harness can be tested on forwards that cheat.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "core/workload.h"
+#include "moe/verify.h"
+
+namespace moe {
+
+using Forward = std::function<void(const TensorView& x, const TensorView& y)>;
+
+/// Distinct inputs of one problem, their answers, and the one x and the one y that every forward
+/// gets: a forward that recognises its arguments by address sees the same ones each time.
+class BenchInputs {
+ public:
+  static constexpr int kInputs = 3;
+
+  BenchInputs(const Problem& problem, const Weights& weights, std::uint64_t seed, const Skew& skew);
+  /// Bytes that an object for `problem` holds, oracles included.
+  [[nodiscard]] static std::uint64_t predict_bytes(const Problem& problem);
+
+  /// Copies input `index` to x and poisons y.
+  void load(int index) const;
+  [[nodiscard]] const TensorView& x() const { return x_.view(); }
+  [[nodiscard]] const TensorView& y() const { return y_.view(); }
+  [[nodiscard]] const Oracle& oracle(int index) const {
+    return oracles_[static_cast<std::size_t>(index)];
+  }
+  [[nodiscard]] const Problem& problem() const { return problem_; }
+
+ private:
+  Problem problem_;
+  std::vector<Tensor> inputs_;
+  std::vector<Oracle> oracles_;
+  Tensor x_;
+  Tensor y_;
+};
+
+class TimedSeries {
+ public:
+  TimedSeries(std::string name, Forward forward, const BenchInputs& inputs);
+
+  /// One untimed forward per input, compared with the oracle. `before_second` runs before the
+  /// second one, `after_second` after it, to measure memory: by then what is allocated once is.
+  /// False when one is wrong; failure() says how.
+  bool verify(const std::function<void()>& before_second = {},
+              const std::function<void()>& after_second = {});
+  /// Untimed forwards.
+  void warm_up(int count);
+  /// One timed forward on the next input, then the check of what it wrote. False when that is
+  /// wrong; the sample is then not kept.
+  bool sample();
+
+  [[nodiscard]] const std::string& name() const { return name_; }
+  [[nodiscard]] const std::vector<double>& microseconds() const { return microseconds_; }
+  /// Of the verification's fastest forward: what one more will about take.
+  [[nodiscard]] double expected_seconds() const { return expected_seconds_; }
+  /// Of all oracle comparisons so far, the one that used most of its tolerance.
+  [[nodiscard]] const Comparison& worst() const { return worst_; }
+  [[nodiscard]] const std::string& failure() const { return failure_; }
+
+ private:
+  double run_forward(int input);
+  bool check(int input, const std::string& when);
+
+  std::string name_;
+  Forward forward_;
+  const BenchInputs* inputs_;
+  std::vector<std::uint64_t> verified_;  // fingerprint of the y that passed, per input
+  std::vector<double> microseconds_;
+  double expected_seconds_ = 0;
+  Comparison worst_;
+  std::string failure_;
+  int next_input_ = 0;
+};
+
+/// How many samples a forward of `seconds` gets: as many as fit `budget_seconds`, at least `least`
+/// and at most kMostSamples (or `least`, when that is more).
+[[nodiscard]] int planned_samples(double seconds, double budget_seconds, int least);
+inline constexpr int kMostSamples = 60;
+
+/// True when a series with `wanted` samples takes part in round `round` of `rounds`: its rounds are
+/// spread evenly.
+[[nodiscard]] bool takes_part(int round, int rounds, int wanted);
+
+/// 64 bits that change when any byte does.
+[[nodiscard]] std::uint64_t fingerprint(const TensorView& tensor);
+
+}  // namespace moe

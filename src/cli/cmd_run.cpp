@@ -1,0 +1,189 @@
+// moe bench run: measures, prints, writes.
+#include <unistd.h>
+
+#include <cstdio>
+#include <ctime>
+#include <limits>
+#include <memory>
+
+#include "cli/commands.h"
+#include "cli/exit_codes.h"
+#include "cli/options.h"
+#include "cli/output.h"
+#include "cli/parse.h"
+#include "cli/provenance.h"
+#include "cli/watch.h"
+#include "core/check.h"
+#include "report/report.h"
+
+namespace moe::cli {
+namespace {
+
+struct RunOptions {
+  WorkloadOptions workload;
+  std::vector<std::string> targets;
+  std::string warmup = "1";
+  std::string min_samples = "3";
+  std::string timeout;
+  std::string format = "table";
+  std::string output;
+  bool no_color = false;
+  bool quiet = false;
+};
+
+// Seconds per level and problem unless --timeout says otherwise. naive at 8192 lab tokens takes
+// about a minute a forward, seven times; a scale run is for the shape of the curves.
+constexpr double kJourneyTimeout = 600;
+constexpr double kScaleTimeout = 40;
+const std::vector<std::int64_t> kScaleTokens = {1, 8, 64, 256, 1024, 4096, 16384};
+
+std::string utc_now() {
+  const std::time_t now = std::time(nullptr);
+  std::tm parts{};
+  gmtime_r(&now, &parts);
+  char text[32];
+  std::strftime(text, sizeof(text), "%Y-%m-%dT%H:%M:%SZ", &parts);
+  return text;
+}
+
+class Run {
+ public:
+  explicit Run(const RunOptions& options)
+      : options_(options),
+        targets_(parse_targets(options.targets)),
+        workload_(resolve(options.workload)),
+        format_(report::parse_format(options.format)),
+        progress_(options.quiet) {
+    bench_.warmup = static_cast<int>(parse_integer("--warmup", options.warmup, 0, kMost));
+    bench_.min_samples =
+        static_cast<int>(parse_integer("--min-samples", options.min_samples, 1, kMost));
+    const bool scale = targets_.suite == kScale;
+    bench_.timeout_seconds = scale ? kScaleTimeout : kJourneyTimeout;
+    if (!options.timeout.empty()) {
+      bench_.timeout_seconds = parse_seconds("--timeout", options.timeout);
+    }
+    if (scale && !workload_.axis_given) {
+      workload_.tokens = kScaleTokens;
+      workload_.axis_given = true;
+    }
+    bench_.levels = targets_.levels;
+    bench_.layer = workload_.layer;
+    bench_.tokens = workload_.tokens;
+    bench_.skew = workload_.skew;
+    bench_.seed = workload_.seed;
+    if (!options.output.empty()) check_writable(options.output);
+  }
+
+  int run() {
+    const std::string started = utc_now();
+    bench_.progress = [this](const std::string& text) { progress_.say(text); };
+    BenchRun bench(bench_);
+    const Watched watched = watch(bench, bench_.timeout_seconds);
+    progress_.clear();
+    report::Report report = make_report(watched);
+    report.started = started;
+    print(report);
+    if (watched.ending == Ending::kAbandoned) {
+      // The other thread is still inside a forward: no destructor may run under it.
+      std::fflush(stdout);
+      std::fflush(stderr);
+      _exit(report.exit_code);
+    }
+    return report.exit_code;
+  }
+
+ private:
+  static constexpr std::int64_t kMost = 1000000;
+
+  [[nodiscard]] std::string command_for(const std::string& targets,
+                                        const std::string& tokens) const {
+    std::string text =
+        fmt::format("./moe bench run {} {}", targets, repro_options(workload_, tokens));
+    if (bench_.warmup != BenchOptions{}.warmup) text += fmt::format(" --warmup {}", bench_.warmup);
+    if (bench_.min_samples != BenchOptions{}.min_samples) {
+      text += fmt::format(" --min-samples {}", bench_.min_samples);
+    }
+    if (!options_.timeout.empty()) text += " --timeout " + options_.timeout;
+    return text;
+  }
+
+  [[nodiscard]] report::Report make_report(const Watched& watched) const {
+    const BenchResult& result = watched.result;
+    report::Report report;
+    report.suite = targets_.suite;
+    report.backend = workload_.layer.backend;
+    report.skew = workload_.skew;
+    report.seed = workload_.seed;
+    if (workload_.preset != nullptr) {
+      report.preset = workload_.preset->name;
+      report.preset_limits = workload_.preset->limits;
+    }
+    std::string targets;
+    for (const std::string& target : options_.targets) {
+      targets += (targets.empty() ? "-t " : " -t ") + target;
+    }
+    report.command = command_for(targets, "");
+    report.seconds = result.seconds;
+    report.complete = result.complete;
+    report.machine = describe_machine();
+    report.libraries = linked_libraries(report.machine);
+    report.version = version();
+    const Commit commit = source_commit();
+    report.commit = commit.hash;
+    report.modified = commit.modified;
+    report.ceilings = result.ceilings;
+    report.noise = result.noise;
+    report.steal_fraction = result.steal_fraction;
+    for (const BenchRow& row : result.rows) {
+      const std::string target = targets_.suite + ":" + row.level.name;
+      report.rows.push_back(
+          {row, target, command_for("-t " + target, std::to_string(row.problem.shape.tokens))});
+      add_preset_limits(report.rows.back().bench.notes);
+    }
+    report.exit_code = watched.interrupted ? kInterruptedBySignal : exit_code_of(report.rows);
+    return report;
+  }
+
+  void add_preset_limits(std::string& notes) const {
+    if (workload_.preset == nullptr || workload_.preset->limits.empty()) return;
+    if (!notes.empty()) notes += "; ";
+    notes += fmt::format("{}: {}", workload_.preset->name, workload_.preset->limits);
+  }
+
+  /// With a file, stdout carries the table beside it (nothing when quiet).
+  void print(const report::Report& report) const {
+    const bool color = color_wanted(options_.no_color);
+    if (options_.output.empty()) {
+      write_stdout(render(report, format_, color));
+      return;
+    }
+    write_file(options_.output, render(report, format_, false));
+    if (!options_.quiet) write_stdout(render(report, report::Format::kTable, color));
+  }
+
+  RunOptions options_;
+  Targets targets_;
+  Workload workload_;
+  report::Format format_;
+  Progress progress_;
+  BenchOptions bench_;
+};
+
+}  // namespace
+
+Command add_bench_run(CLI::App& bench) {
+  auto options = std::make_shared<RunOptions>();
+  CLI::App* app = bench.add_subcommand("run", "Measure levels");
+  app->add_option("-t,--targets", options->targets)->allow_extra_args(false);
+  options->workload.add_to(*app);
+  app->add_option("--warmup", options->warmup);
+  app->add_option("--min-samples", options->min_samples);
+  app->add_option("--timeout", options->timeout);
+  app->add_option("--format", options->format);
+  app->add_option("--output", options->output);
+  app->add_flag("--no-color", options->no_color);
+  app->add_flag("-q,--quiet", options->quiet);
+  return {app, [options] { return Run(*options).run(); }};
+}
+
+}  // namespace moe::cli

@@ -1,0 +1,147 @@
+#include "cli/options.h"
+
+#include <algorithm>
+#include <limits>
+
+#include "cli/parse.h"
+#include "core/check.h"
+#include "core/isa.h"
+#include "core/level.h"
+#include "core/text.h"
+#include "core/workload.h"
+
+namespace moe::cli {
+namespace {
+
+constexpr std::int64_t kMostThreads = 4096;
+
+void check_backend(Backend backend) {
+  const auto& levels = list_levels();
+  const bool any = std::any_of(levels.begin(), levels.end(), [&](const LevelInfo& level) {
+    return level_factory(level, backend) != nullptr;
+  });
+  if (!any) {
+    fail(ErrorCode::kUnsupported, "this build has no {} backend", name_of(backend));
+  }
+}
+
+std::string join(const std::vector<std::int64_t>& values) {
+  std::string text;
+  for (const std::int64_t value : values)
+    text += fmt::format("{}{}", text.empty() ? "" : ",", value);
+  return text;
+}
+
+}  // namespace
+
+void WorkloadOptions::add_to(CLI::App& command) {
+  command.add_option("--preset", preset);
+  command.add_option("--thiek", thiek);
+  command.add_option("--axis", axis);
+  command.add_option("--dtype", dtype);
+  command.add_option("--backend", backend);
+  command.add_option("--threads", threads);
+  command.add_option("--seed", seed);
+  command.add_option("--skew", skew);
+  command.add_option("--isa", isa);
+  command.add_option("--workspace-limit", workspace_limit);
+  command.add_option("--tune-seconds", tune_seconds);
+  command.add_option("--tune-cache", tune_cache);
+}
+
+Workload resolve(const WorkloadOptions& options) {
+  MOE_CHECK(options.preset.empty() || options.thiek.empty(),
+            "--preset {} and --thiek {} both give the shape; use one", options.preset,
+            options.thiek);
+  Workload workload;
+  LayerOptions& layer = workload.layer;
+  if (options.thiek.empty()) {
+    workload.preset = &find_preset(options.preset.empty() ? "lab" : options.preset);
+    layer.problem.shape = workload.preset->shape;
+  } else {
+    layer.problem.shape = parse_thiek(options.thiek);
+  }
+  workload.axis_given = !options.axis.empty();
+  workload.tokens = workload.axis_given ? parse_tokens_axis(options.axis)
+                                        : std::vector<std::int64_t>{layer.problem.shape.tokens};
+  for (const std::int64_t tokens : workload.tokens) {
+    layer.problem.shape.tokens = tokens;
+    validate(layer.problem.shape);
+  }
+  layer.problem.shape.tokens = workload.tokens.front();
+  layer.problem.dtype = parse_dtype(options.dtype);
+  layer.backend = parse_backend(options.backend);
+  layer.threads = static_cast<int>(parse_integer("--threads", options.threads, 0, kMostThreads));
+  layer.isa = name_of(parse_isa(options.isa)) == options.isa ? options.isa : "auto";
+  layer.tune_seconds = parse_seconds("--tune-seconds", options.tune_seconds);
+  layer.tune_cache = options.tune_cache;
+  if (!options.workspace_limit.empty()) {
+    layer.workspace_limit = parse_bytes("--workspace-limit", options.workspace_limit);
+  }
+  workload.seed = parse_seed("--seed", options.seed);
+  workload.skew = Skew::parse(options.skew).describe();
+  check_backend(layer.backend);
+  return workload;
+}
+
+std::string repro_options(const Workload& workload, const std::string& tokens) {
+  const LayerOptions& layer = workload.layer;
+  const Shape& shape = layer.problem.shape;
+  std::string text;
+  if (workload.preset != nullptr) {
+    text = fmt::format("--preset {} --axis tokens={}", workload.preset->name,
+                       tokens.empty() ? join(workload.tokens) : tokens);
+  } else {
+    text = fmt::format("--thiek {},{},{},{},{}",
+                       tokens.empty() ? std::to_string(shape.tokens) : tokens, shape.hidden,
+                       shape.intermediate, shape.experts, shape.top_k);
+    if (tokens.empty() && workload.axis_given) {
+      text += fmt::format(" --axis tokens={}", join(workload.tokens));
+    }
+  }
+  text += fmt::format(" --dtype {} --backend {} --threads {} --isa {} --skew {} --seed {}",
+                      name_of(layer.problem.dtype), name_of(layer.backend), layer.threads,
+                      layer.isa, workload.skew, workload.seed);
+  if (layer.workspace_limit != 0)
+    text += fmt::format(" --workspace-limit {}", layer.workspace_limit);
+  if (layer.tune_seconds != LayerOptions{}.tune_seconds) {
+    text += fmt::format(" --tune-seconds {}", layer.tune_seconds);
+  }
+  if (!layer.tune_cache.empty()) text += fmt::format(" --tune-cache {}", layer.tune_cache);
+  return text;
+}
+
+Targets parse_targets(const std::vector<std::string>& targets) {
+  MOE_CHECK(!targets.empty(), "no target: give one with -t, such as -t {}", kJourney);
+  Targets out;
+  bool all = false;
+  for (const std::string& target : targets) {
+    const std::size_t colon = target.find(':');
+    const std::string suite = target.substr(0, colon);
+    if (suite != kJourney && suite != kScale) {
+      std::vector<std::string> names = {kJourney, kScale};
+      for (const LevelInfo& level : list_levels()) {
+        if (level.name == target) {
+          fail(ErrorCode::kInvalidArgument, "unknown target '{}'; did you mean '{}:{}'?", target,
+               kJourney, target);
+        }
+      }
+      fail(ErrorCode::kInvalidArgument, "unknown target '{}'; did you mean '{}'?", target,
+           nearest_match(suite, names));
+    }
+    MOE_CHECK(out.suite.empty() || out.suite == suite,
+              "-t {} and -t {} are different reports; run them one after the other", out.suite,
+              suite);
+    out.suite = suite;
+    const std::string level = colon == std::string::npos ? "all" : target.substr(colon + 1);
+    if (level == "all") {
+      all = true;
+    } else {
+      out.levels.push_back(find_level(level).name);
+    }
+  }
+  if (all) out.levels.clear();
+  return out;
+}
+
+}  // namespace moe::cli

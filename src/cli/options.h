@@ -1,0 +1,57 @@
+// Options that several commands share: what to compute, and how.
+#pragma once
+
+#include <CLI/App.hpp>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "cli/presets.h"
+#include "moe/layer.h"
+
+namespace moe::cli {
+
+/// As typed. Everything is read as text first, so that a bad value is reported by cli/parse.h.
+struct WorkloadOptions {
+  std::string preset;
+  std::string thiek;
+  std::string axis;
+  std::string dtype = "fp32";
+  std::string backend = "cpu";
+  std::string threads = "0";
+  std::string seed = "0";
+  std::string skew = "uniform";
+  std::string isa = "auto";
+  std::string workspace_limit;
+  std::string tune_seconds = "5";
+  std::string tune_cache;
+
+  void add_to(CLI::App& command);
+};
+
+/// The same, understood and checked.
+struct Workload {
+  const Preset* preset = nullptr;  // null when --thiek gave the shape
+  LayerOptions layer;              // of the first of `tokens`; no level yet
+  std::vector<std::int64_t> tokens;
+  bool axis_given = false;
+  std::string skew;
+  std::uint64_t seed = 0;
+};
+[[nodiscard]] Workload resolve(const WorkloadOptions& options);
+
+/// Options that reproduce `workload` at `tokens`, each with its value: "--thiek 64,... --dtype ...".
+[[nodiscard]] std::string repro_options(const Workload& workload, const std::string& tokens);
+
+/// "moe_journey" or "moe_scale" and level names; empty = all levels.
+struct Targets {
+  std::string suite;
+  std::vector<std::string> levels;
+};
+/// From every -t. Throws kInvalidArgument for unknown names and mixed suites.
+[[nodiscard]] Targets parse_targets(const std::vector<std::string>& targets);
+
+inline constexpr const char* kJourney = "moe_journey";
+inline constexpr const char* kScale = "moe_scale";
+
+}  // namespace moe::cli

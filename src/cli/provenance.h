@@ -1,0 +1,27 @@
+// Which sources this program was built from, and with which libraries.
+#pragma once
+
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "moe/bench.h"
+
+namespace moe::cli {
+
+struct Commit {
+  std::string hash;  // "" when the sources are no git checkout or git is missing
+  bool modified = false;
+};
+/// Asks git about the source folder this program was built from.
+[[nodiscard]] Commit source_commit();
+
+[[nodiscard]] std::string version();  // "0.1.0"
+/// The library's and the command's own.
+[[nodiscard]] std::vector<std::pair<std::string, std::string>> linked_libraries(
+    const MachineInfo& machine);
+
+/// First line that `command` prints; "" when it fails.
+[[nodiscard]] std::string first_line_of(const std::string& command);
+
+}  // namespace moe::cli

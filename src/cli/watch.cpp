@@ -1,0 +1,91 @@
+#include "cli/watch.h"
+
+#include <atomic>
+#include <chrono>
+#include <csignal>
+#include <exception>
+#include <memory>
+#include <thread>
+
+namespace moe::cli {
+namespace {
+
+volatile std::sig_atomic_t signalled = 0;
+
+extern "C" void remember_signal(int) {
+  signalled = 1;
+}
+
+constexpr std::chrono::milliseconds kLook{20};
+/// After a signal: how long the forward in progress may take to end.
+constexpr std::chrono::milliseconds kGrace{300};
+
+/// Shared with the worker, which outlives watch() when it is left behind.
+struct Outcome {
+  std::atomic<bool> done{false};
+  std::exception_ptr error;
+};
+
+class SignalGuard {
+ public:
+  SignalGuard()
+      : interrupt_(std::signal(SIGINT, remember_signal)),
+        terminate_(std::signal(SIGTERM, remember_signal)) {}
+  ~SignalGuard() {
+    std::signal(SIGINT, interrupt_);
+    std::signal(SIGTERM, terminate_);
+  }
+  SignalGuard(const SignalGuard&) = delete;
+  SignalGuard& operator=(const SignalGuard&) = delete;
+
+ private:
+  using Handler = void (*)(int);
+  Handler interrupt_;
+  Handler terminate_;
+};
+
+}  // namespace
+
+Watched watch(BenchRun& run, double timeout_seconds) {
+  const SignalGuard guard;
+  const auto shared = std::make_shared<Outcome>();
+  std::thread worker([&run, shared] {
+    try {
+      run.run();
+    } catch (...) {
+      shared->error = std::current_exception();
+    }
+    shared->done = true;
+  });
+  const std::atomic<bool>& done = shared->done;
+
+  Watched watched;
+  while (!done && signalled == 0) {
+    std::this_thread::sleep_for(kLook);
+    if (timeout_seconds > 0 && run.seconds_in_forward() > timeout_seconds) {
+      run.abandon();
+      watched.result = run.result();
+      watched.ending = Ending::kAbandoned;
+      worker.detach();
+      return watched;
+    }
+  }
+  watched.interrupted = signalled != 0;
+  if (watched.interrupted) {
+    run.stop();
+    const auto deadline = std::chrono::steady_clock::now() + kGrace;
+    while (!done && std::chrono::steady_clock::now() < deadline) std::this_thread::sleep_for(kLook);
+    watched.ending = done ? Ending::kInterrupted : Ending::kAbandoned;
+    if (!done) {
+      watched.result = run.result();
+      worker.detach();
+      return watched;
+    }
+  }
+  worker.join();
+  if (shared->error) std::rethrow_exception(shared->error);
+  watched.result = run.result();
+  return watched;
+}
+
+}  // namespace moe::cli

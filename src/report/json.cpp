@@ -1,0 +1,139 @@
+#include <cmath>
+
+#include "report/row_json.h"
+
+namespace moe::report {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+/// `value` if it was measured. JSON has no infinity: an infinite error becomes null, too.
+Json measured(bool was_measured, double value) {
+  return was_measured && std::isfinite(value) ? Json(value) : Json(nullptr);
+}
+
+template <class Value>
+Json present(const std::optional<Value>& value) {
+  return value ? Json(*value) : Json(nullptr);
+}
+
+Json text_or_null(const std::string& text) {
+  return text.empty() ? Json(nullptr) : Json(text);
+}
+
+Json machine_json(const Report& report) {
+  const MachineInfo& machine = report.machine;
+  Json libraries = Json::object();
+  for (const auto& [name, version] : report.libraries) libraries[name] = version;
+  return {{"cpu", machine.cpu},
+          {"cores", machine.cores},
+          {"threads", machine.threads},
+          {"memory_bytes", machine.memory_bytes},
+          {"available_bytes", machine.available_bytes},
+          {"os", machine.os},
+          {"kernel", machine.kernel},
+          {"isa", machine.isa},
+          {"huge_pages", machine.huge_pages},
+          {"compiler", machine.compiler},
+          {"commit", text_or_null(report.commit)},
+          {"modified", report.modified},
+          {"libraries", libraries}};
+}
+
+Json ceilings_json(const Ceilings& ceilings) {
+  const bool measured_any = ceilings.samples > 0;
+  const bool bf16 = ceilings.bf16_gflops.has_value();
+  return {{"isa", ceilings.isa},
+          {"threads", ceilings.threads},
+          {"samples", ceilings.samples},
+          {"fp32_gflops", measured(measured_any, ceilings.fp32_gflops)},
+          {"bf16_gflops", present(ceilings.bf16_gflops)},
+          {"read_gbs", measured(measured_any, ceilings.read_gbs)},
+          {"fp32_spread", measured(measured_any, ceilings.fp32_spread)},
+          {"bf16_spread", measured(bf16, ceilings.bf16_spread)},
+          {"read_spread", measured(measured_any, ceilings.read_spread)}};
+}
+
+}  // namespace
+
+Json row_json(const Report& report, const ReportRow& row) {
+  const BenchRow& bench = row.bench;
+  const Shape& shape = bench.problem.shape;
+  const bool timed = bench.samples > 0;
+  const bool roofed = timed && bench.roof_us > 0;
+  // A level that failed its verification was compared but never timed.
+  const bool compared = bench.verified || bench.status == RowStatus::kFailed;
+  const bool created = bench.threads > 0;
+  return {{"target", row.target},
+          {"level", bench.level.number},
+          {"name", bench.level.name},
+          {"technique", bench.level.technique},
+          {"backend", name_of(report.backend)},
+          {"dtype", name_of(bench.problem.dtype)},
+          {"status", name_of(bench.status)},
+          {"reason", text_or_null(bench.reason)},
+          {"tokens", shape.tokens},
+          {"hidden", shape.hidden},
+          {"intermediate", shape.intermediate},
+          {"experts", shape.experts},
+          {"top_k", shape.top_k},
+          {"skew", report.skew},
+          {"seed", report.seed},
+          {"active_experts", bench.active_experts > 0 ? Json(bench.active_experts) : Json(nullptr)},
+          {"max_over_mean", measured(bench.max_over_mean > 0, bench.max_over_mean)},
+          {"verified", bench.verified},
+          {"error", measured(compared, bench.error)},
+          {"tolerance_used", measured(compared, bench.tolerance_used)},
+          {"samples", bench.samples},
+          {"median_us", measured(timed, bench.median_us)},
+          {"iqr_us", measured(timed, bench.iqr_us)},
+          {"min_us", measured(timed, bench.min_us)},
+          {"p95_us", measured(timed, bench.p95_us)},
+          {"speedup_vs_first", present(bench.speedup_vs_first)},
+          {"gain_vs_previous", present(bench.gain_vs_previous)},
+          {"previous", text_or_null(bench.previous)},
+          {"distinguishable", bench.gain_vs_previous ? Json(bench.distinguishable) : Json(nullptr)},
+          {"gflops", measured(timed, bench.gflops)},
+          {"tokens_per_s", measured(timed, bench.tokens_per_s)},
+          {"roof_us", measured(roofed, bench.roof_us)},
+          {"ceiling_fraction", measured(roofed, bench.ceiling_fraction)},
+          {"bound", roofed ? Json(name_of(bench.bound)) : Json(nullptr)},
+          {"workspace_bytes", created ? Json(bench.workspace_bytes) : Json(nullptr)},
+          {"peak_bytes", present(bench.peak_bytes)},
+          {"bytes_needed", bench.bytes_needed},
+          {"prepare_ms", measured(created, bench.prepare_ms)},
+          {"threads", created ? Json(bench.threads) : Json(nullptr)},
+          {"isa", text_or_null(bench.isa)},
+          {"plan", text_or_null(bench.plan)},
+          {"notes", text_or_null(bench.notes)},
+          {"repro", row.repro}};
+}
+
+std::string render_json(const Report& report) {
+  Json noise = Json::array();
+  for (const NoiseFloor& floor : report.noise) {
+    noise.push_back(
+        {{"level", floor.level}, {"tokens", floor.tokens}, {"relative", floor.relative}});
+  }
+  Json rows = Json::array();
+  for (const ReportRow& row : report.rows) rows.push_back(row_json(report, row));
+  const Json object = {{"schema", kSchema},
+                       {"run",
+                        {{"suite", report.suite},
+                         {"started", report.started},
+                         {"seconds", report.seconds},
+                         {"complete", report.complete},
+                         {"exit_code", report.exit_code},
+                         {"version", report.version},
+                         {"preset", text_or_null(report.preset)},
+                         {"preset_limits", text_or_null(report.preset_limits)},
+                         {"steal_fraction", present(report.steal_fraction)},
+                         {"noise", noise},
+                         {"repro", report.command}}},
+                       {"machine", machine_json(report)},
+                       {"ceilings", ceilings_json(report.ceilings)},
+                       {"rows", rows}};
+  return object.dump(2) + "\n";
+}
+
+}  // namespace moe::report

@@ -1,0 +1,43 @@
+// GitHub tables, one per problem, and the same lines under them as under the terminal's table.
+#include <fmt/core.h>
+
+#include "core/text.h"
+#include "report/cells.h"
+
+namespace moe::report {
+namespace {
+
+std::string row_line(const BenchRow& row) {
+  const std::string level = fmt::format("{} {}", row.level.number, row.level.name);
+  if (row.status != RowStatus::kOk) {
+    return fmt::format("| {} | | | | | | | {} |\n", level, status_text(row));
+  }
+  return fmt::format("| {} | {} | {} | {} | {} | {} | {:.1e} ({}) | {} |\n", level,
+                     format_microseconds(row.median_us), speedup_cell(row), change_cell(row),
+                     ceiling_cell(row), memory_cell(row), row.error, tolerance_cell(row),
+                     row.level.technique);
+}
+
+}  // namespace
+
+std::string render_markdown(const Report& report) {
+  std::string text;
+  for (const std::vector<ReportRow>& rows : by_problem(report.rows)) {
+    text += fmt::format("**{}** {}\n\n", report.suite,
+                        problem_text(report, rows.front().bench.problem));
+    text +=
+        "| level | median | speedup | change | ceiling | memory | error (of tolerance) | what it "
+        "does |\n|---|---:|---:|---:|---:|---:|---:|---|\n";
+    for (const ReportRow& row : rows) text += row_line(row.bench);
+    text += "\n";
+  }
+  const auto groups = by_problem(report.rows);
+  const std::vector<ReportRow> last = groups.empty() ? std::vector<ReportRow>{} : groups.back();
+  for (const Footer& footer : footers(report, last)) {
+    const char* mark = footer.name == "repro" ? "`" : "";
+    text += fmt::format("- {}: {}{}{}\n", footer.name, mark, footer.text, mark);
+  }
+  return text;
+}
+
+}  // namespace moe::report

@@ -27,10 +27,10 @@ struct FuzzCase {
 
 struct FuzzOptions {
   std::int64_t cases = 100;
-  std::uint64_t seed = 0;           ///< case 0 has this seed, the others seeds derived from it
-  std::vector<std::string> levels;  ///< names; empty = all levels
+  std::uint64_t seed = 0;                ///< case 0 has this seed, the others seeds derived from it
+  std::vector<std::string> levels = {};  ///< names; empty = all levels
   /// Called after each case; returning false ends the run.
-  std::function<bool(std::int64_t cases_done, std::int64_t failures)> on_case;
+  std::function<bool(std::int64_t cases_done, std::int64_t failures)> on_case = {};
 };
 
 struct FuzzFailure {

@@ -81,6 +81,18 @@ std::string level_flags(const FuzzCase& fuzz_case) {
                      fuzz_case.threads, fuzz_case.isa);
 }
 
+/// A library below a level may be bound to one instruction set for the life of the process; a level
+/// that refuses the case's is asked for its own choice.
+Layer create(LayerOptions options, const Weights& weights) {
+  try {
+    return Layer::create(options, weights);
+  } catch (const Error& error) {
+    if (error.code() != ErrorCode::kUnsupported) throw;
+  }
+  options.isa = "auto";
+  return Layer::create(options, weights);
+}
+
 /// What is wrong with the layer; "" when nothing is.
 std::string verify_level(const std::string& level, const FuzzCase& fuzz_case,
                          const OwnedWeights& originals, LayerCheck& check, FuzzResult& result) {
@@ -95,8 +107,9 @@ std::string verify_level(const std::string& level, const FuzzCase& fuzz_case,
                              .tune_seconds = 0,
                              .tune_cache = "off",
                              .workspace_limit = kMemoryLimit};
+  const Weights weights{router.view(), gate.view(), up.view(), down.view()};
   try {
-    Layer layer = Layer::create(options, {router.view(), gate.view(), up.view(), down.view()});
+    Layer layer = create(options, weights);
     const VerifyResult verified = check.run(layer);
     ++result.layers;
     result.worst_tolerance_used =

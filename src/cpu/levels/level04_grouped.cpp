@@ -125,10 +125,6 @@ class GemmFamily {
   std::vector<std::unique_ptr<Entry>> by_rows_;
 };
 
-// What one primitive keeps resident: 43 KiB with AVX-512 fp32 kernels, less with bf16 (difference
-// of VmRSS over 200 primitives).
-constexpr std::uint64_t kPrimitiveBytes = 48 << 10;
-
 class Grouped final : public Level {
  public:
   [[nodiscard]] std::string unsupported(const Problem& problem,
@@ -145,7 +141,8 @@ class Grouped final : public Level {
     const auto primitives = (2 + layouts.gate_up.kinds()) *
                             static_cast<std::uint64_t>(rows_in_block(problem.shape.tokens));
     return {.workspace = arena.bytes(),
-            .prepared = layouts.packed_bytes(problem.shape.experts) + primitives * kPrimitiveBytes};
+            .prepared = layouts.packed_bytes(problem.shape.experts) +
+                        primitives * (onednn::kGemmBytes + onednn::kGemmCallBytes)};
   }
 
   void prepare(const Problem& problem, const Weights& weights,

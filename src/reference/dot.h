@@ -14,6 +14,9 @@ namespace moe::reference {
 /// not decide how long a check takes. Each row is still summed in order.
 inline constexpr int kBlockRows = 8;
 
+/// Below this many multiply-adds starting threads takes longer than the work.
+inline constexpr std::int64_t kParallelWork = 1 << 17;
+
 /// Up to kBlockRows rows of n values, and for each value the coefficient of the error sum below.
 struct Block {
   int rows = 0;

@@ -20,9 +20,6 @@ bool contains(const Choice& choice, std::int64_t expert) {
   return std::find(choice.experts.begin(), choice.experts.end(), expert) != choice.experts.end();
 }
 
-/// Below this many multiply-adds starting threads takes longer than the work.
-constexpr std::int64_t kParallelWork = 1 << 17;
-
 /// act[i] = silu(gate_i)·up_i for a block of rows, with its error variance in the coefficients of
 /// the returned block, ready for the down projection.
 Block activate(const Problem& problem, const Weights& weights, std::int64_t expert,

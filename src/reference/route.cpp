@@ -120,7 +120,9 @@ std::vector<Route> route(const Problem& problem, const TensorView& router, const
   std::vector<Route> routes(static_cast<std::size_t>(tokens));
   const std::int64_t blocks = (tokens + kBlockRows - 1) / kBlockRows;
   std::int64_t not_finite = -1;  // a token with a logit that is not a number
-#pragma omp parallel for schedule(static) reduction(max : not_finite)
+#pragma omp parallel for schedule(static) \
+    reduction(max                         \
+              : not_finite) if (tokens * shape.experts * shape.hidden > kParallelWork)
   for (std::int64_t block_index = 0; block_index < blocks; ++block_index) {
     const std::int64_t first = block_index * kBlockRows;
     const int count = static_cast<int>(std::min<std::int64_t>(kBlockRows, tokens - first));

@@ -39,10 +39,10 @@ LayerCheck::LayerCheck(const Problem& problem, const Weights& weights, std::uint
               Input(problem, weights, make_input(problem, seed, 1, skew), seed, offset_elements)},
       y_(inputs_[0].original.view(), offset_elements) {}
 
-bool LayerCheck::step(VerifyResult& result, Layer& layer, std::string what, const Input& input,
-                      std::int64_t rows) {
+bool LayerCheck::step(VerifyResult& result, const Forward& forward, std::string what,
+                      const Input& input, std::int64_t rows) {
   poison(y_.view());
-  layer.forward(input.given.view().first_rows(rows), y_.view().first_rows(rows));
+  forward(input.given.view().first_rows(rows), y_.view().first_rows(rows));
   const Comparison comparison = input.oracle.compare(y_.view().first_rows(rows));
 
   std::string problem_found;
@@ -66,22 +66,22 @@ bool LayerCheck::step(VerifyResult& result, Layer& layer, std::string what, cons
   return problem_found.empty();
 }
 
-VerifyResult LayerCheck::run(Layer& layer) {
+VerifyResult LayerCheck::run(const Forward& forward) {
   VerifyResult result;
   const std::int64_t tokens = problem_.shape.tokens;
-  if (!step(result, layer, "input 0", inputs_[0], tokens)) return result;
+  if (!step(result, forward, "input 0", inputs_[0], tokens)) return result;
   const GuardedTensor first_y(y_.view());
-  if (!step(result, layer, "input 1", inputs_[1], tokens)) return result;
-  if (!step(result, layer, "input 0 again", inputs_[0], tokens)) return result;
+  if (!step(result, forward, "input 1", inputs_[1], tokens)) return result;
+  if (!step(result, forward, "input 0 again", inputs_[0], tokens)) return result;
   if (std::memcmp(y_.view().data, first_y.view().data, first_y.view().bytes()) != 0) {
     result.failure = "input 0 again: y is not bitwise that of the first forward of the same input";
     return result;
   }
   if (tokens > 1 &&
-      !step(result, layer, fmt::format("first {} tokens", tokens / 2), inputs_[0], tokens / 2)) {
+      !step(result, forward, fmt::format("first {} tokens", tokens / 2), inputs_[0], tokens / 2)) {
     return result;
   }
-  if (!step(result, layer, "no tokens", inputs_[0], 0)) return result;
+  if (!step(result, forward, "no tokens", inputs_[0], 0)) return result;
   result.passed = true;
   return result;
 }

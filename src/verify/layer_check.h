@@ -2,6 +2,7 @@
 #pragma once
 
 #include <array>
+#include <functional>
 #include <string>
 
 #include "core/workload.h"
@@ -17,8 +18,13 @@ class LayerCheck {
   LayerCheck(const Problem& problem, const Weights& weights, std::uint64_t seed, const Skew& skew,
              std::int64_t offset_elements = 0);
 
-  /// See verify() in moe/verify.h.
-  [[nodiscard]] VerifyResult run(Layer& layer);
+  using Forward = std::function<void(const TensorView& x, const TensorView& y)>;
+
+  /// See verify() in moe/verify.h. Any forward, so that the check can be tested on wrong ones.
+  [[nodiscard]] VerifyResult run(const Forward& forward);
+  [[nodiscard]] VerifyResult run(Layer& layer) {
+    return run([&layer](const TensorView& x, const TensorView& y) { layer.forward(x, y); });
+  }
 
  private:
   struct Input {
@@ -30,7 +36,7 @@ class LayerCheck {
   };
 
   /// One forward of the first `rows` rows of an input into a poisoned y.
-  bool step(VerifyResult& result, Layer& layer, std::string what, const Input& input,
+  bool step(VerifyResult& result, const Forward& forward, std::string what, const Input& input,
             std::int64_t rows);
 
   Problem problem_;

@@ -1,6 +1,8 @@
 // verify() of a layer, its canaries, and the fuzzer.
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <set>
 
@@ -9,6 +11,8 @@
 #include "moe/verify.h"
 #include "verify/fuzz.h"
 #include "verify/guarded.h"
+#include "verify/layer_check.h"
+#include "verify/textbook.h"
 
 namespace moe {
 namespace {
@@ -51,6 +55,115 @@ TEST(Verify, WeightsThatChangeBetweenForwardsFail) {
   ASSERT_TRUE(verify(layer, weights.view()).passed);
   std::memset(used.down.view().data, 0, used.down.view().bytes());
   EXPECT_FALSE(verify(layer, weights.view()).passed);
+}
+
+/// Forwards that are right but for one thing, put through the steps of verify().
+class WrongForwards : public testing::TestWithParam<DType> {
+ protected:
+  using Forward = LayerCheck::Forward;
+  [[nodiscard]] Problem problem() const { return {kProblem.shape, GetParam()}; }
+  /// The failure of `forward`; it gets the right forward to build on.
+  [[nodiscard]] std::string failure_of(
+      const std::function<void(const Forward& right, const TensorView& x, const TensorView& y)>&
+          forward) const {
+    const OwnedWeights weights = make_weights(problem(), 75);
+    const Forward right = [&](const TensorView& x, const TensorView& y) {
+      textbook::forward(problem(), weights.view(), x, y);
+    };
+    const VerifyResult result =
+        LayerCheck(problem(), weights.view(), 75, {})
+            .run([&](const TensorView& x, const TensorView& y) { forward(right, x, y); });
+    EXPECT_EQ(result.passed, result.failure.empty());
+    return result.failure;
+  }
+};
+INSTANTIATE_TEST_SUITE_P(Verify, WrongForwards, testing::Values(DType::kF32, DType::kBF16),
+                         [](const auto& parameter) {
+                           return std::string(name_of(parameter.param));
+                         });
+
+TEST_P(WrongForwards, TheRightOnePasses) {
+  EXPECT_EQ(
+      failure_of([](const auto& right, const TensorView& x, const TensorView& y) { right(x, y); }),
+      "");
+}
+
+TEST_P(WrongForwards, CachedOutput) {
+  std::vector<std::byte> cache;
+  const std::string failure =
+      failure_of([&](const auto& right, const TensorView& x, const TensorView& y) {
+        if (cache.empty()) {
+          right(x, y);
+          cache.assign(y.as<std::byte>(), y.as<std::byte>() + y.bytes());
+        }
+        if (y.bytes() > 0) std::memcpy(y.data, cache.data(), y.bytes());
+      });
+  EXPECT_EQ(failure.find("input 1: row error"), 0U) << failure;
+}
+
+TEST_P(WrongForwards, DoesNothing) {
+  EXPECT_EQ(failure_of([](const auto&, const TensorView&, const TensorView&) {
+            }).find("input 0: 320 values of y are NaN"),
+            0U);
+}
+
+TEST_P(WrongForwards, WritesAllRowsWhenGivenFewer) {
+  const std::string failure =
+      failure_of([](const auto& right, const TensorView& x, const TensorView& y) {
+        right(x, y);
+        if (x.dim(0) == 5) std::memset(y.as<std::byte>() + y.bytes(), 0, 6 * size_of(y.dtype));
+      });
+  EXPECT_EQ(failure, "first 5 tokens: 6 elements of y after row 5 were written");
+}
+
+TEST_P(WrongForwards, WritesWhenGivenNoTokens) {
+  const std::string failure =
+      failure_of([](const auto& right, const TensorView& x, const TensorView& y) {
+        right(x, y);
+        if (x.dim(0) == 0) std::memset(y.data, 0, size_of(y.dtype));
+      });
+  EXPECT_EQ(failure, "no tokens: 1 elements of y after row 0 were written");
+}
+
+TEST_P(WrongForwards, WritesBehindOrBeforeY) {
+  for (const std::int64_t at :
+       {std::int64_t{-1}, static_cast<std::int64_t>(10 * 32 * size_of(GetParam()))}) {
+    const std::string failure =
+        failure_of([at](const auto& right, const TensorView& x, const TensorView& y) {
+          right(x, y);
+          if (x.dim(0) == 10) y.as<std::byte>()[at] = std::byte{0};
+        });
+    EXPECT_EQ(failure, "input 0: 1 bytes before or after x or y were written");
+  }
+}
+
+TEST_P(WrongForwards, ChangesItsInput) {
+  const std::string failure =
+      failure_of([](const auto& right, const TensorView& x, const TensorView& y) {
+        right(x, y);
+        if (x.bytes() > 0) std::memset(x.data, 0, size_of(x.dtype));
+      });
+  EXPECT_EQ(failure, "input 0: x was changed");
+}
+
+TEST_P(WrongForwards, DiffersInTheLastBitTheSecondTime) {
+  int calls = 0;
+  const std::string failure =
+      failure_of([&](const auto& right, const TensorView& x, const TensorView& y) {
+        right(x, y);
+        if (++calls == 3) {
+          // A row of fp32 has room for one bit; the largest element of a bf16 row may not: the smallest.
+          with_element_type(y.dtype, [&]<class Element>() {
+            Element* values = y.as<Element>();
+            Element* smallest = std::min_element(values, values + 320, [](Element a, Element b) {
+              return std::abs(to_float(a)) < std::abs(to_float(b));
+            });
+            y.as<std::byte>()[static_cast<std::size_t>(smallest - values) * sizeof(Element)] ^=
+                std::byte{1};
+          });
+        }
+      });
+  EXPECT_EQ(failure, "input 0 again: y is not bitwise that of the first forward of the same input");
 }
 
 TEST(Verify, RefusesWhatLayerCreateRefuses) {

@@ -221,7 +221,7 @@ class Graphs final : public Level {
   }
 
   [[nodiscard]] std::string isa() const override {
-    return std::string(name_of(onednn::isa_in_use()));
+    return std::string(name_of(layouts_->down.layout(0).isa()));
   }
   [[nodiscard]] int threads() const override {
     return threads_;

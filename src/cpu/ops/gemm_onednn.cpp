@@ -60,7 +60,8 @@ Isa tier_of(dnnl_cpu_isa_t isa) {
   return tier;
 }
 
-// dnnl_get_effective_cpu_isa() does not count as a first use, creating a descriptor does.
+/// Whether this process has used oneDNN. NOTE: asking dnnl_get_effective_cpu_isa() is such a use, in
+/// 2.6: dnnl_set_max_cpu_isa() is refused afterwards.
 struct IsaState {
   std::mutex mutex;
   bool claimed = false;
@@ -75,7 +76,7 @@ std::string refuse(DType dtype, Isa ceiling, bool claimed) {
     return fmt::format("oneDNN cannot be held to isa '{}': its lowest vector code is above it",
                        name_of(ceiling));
   }
-  const Isa effective = tier_of(dnnl_get_effective_cpu_isa());
+  const Isa effective = claimed ? tier_of(dnnl_get_effective_cpu_isa()) : best_isa();
   if (claimed && effective > ceiling) {
     return fmt::format(
         "isa '{}' asked for, but oneDNN already runs with '{}' in this process and cannot go "
@@ -83,6 +84,9 @@ std::string refuse(DType dtype, Isa ceiling, bool claimed) {
         name_of(ceiling), name_of(effective), name_of(ceiling));
   }
   const Isa used = std::min(effective, ceiling);
+  if (used < Isa::kAvx2) {
+    return fmt::format("oneDNN is used from AVX2 on; isa in use is '{}'", name_of(used));
+  }
   if (dtype == DType::kBF16 && used < Isa::kAvx512f) {
     return fmt::format("bf16 in oneDNN needs AVX-512 (F, BW, DQ, VL); isa in use is '{}'",
                        name_of(used));
@@ -141,6 +145,25 @@ PrimitiveDescOwner describe_matmul(DType dtype, std::int64_t m, std::int64_t n, 
   return PrimitiveDescOwner(handle);
 }
 
+std::string implementation_of(const_dnnl_primitive_desc_t desc) {
+  const char* name = nullptr;
+  check(dnnl_primitive_desc_query(desc, dnnl_query_impl_info_str, 0, &name),
+        "asking for the kernel's name");
+  return name;
+}
+
+/// The tier named in an implementation like "brg:avx512_core_bf16". Names without one ("gemm:jit")
+/// use what is in use; fp32 arithmetic has no tier above AVX-512F.
+Isa tier_of(const std::string& implementation, DType dtype) {
+  const auto named = [&](const char* isa) { return implementation.find(isa) != std::string::npos; };
+  if (named("avx512_core_amx")) return Isa::kAmx;
+  if (named("avx512_core_bf16")) return Isa::kAvx512bf16;
+  if (named("avx512_core")) return Isa::kAvx512f;
+  if (named("avx2")) return Isa::kAvx2;
+  const Isa in_use = tier_of(dnnl_get_effective_cpu_isa());
+  return dtype == DType::kF32 ? std::min(in_use, Isa::kAvx512f) : in_use;
+}
+
 dnnl_memory_t make_memory(const dnnl_memory_desc_t& desc, void* data) {
   dnnl_memory_t handle = nullptr;
   check(dnnl_memory_create(&handle, &desc, engine(), data), "creating a memory object");
@@ -157,15 +180,19 @@ std::string unavailable(DType dtype, Isa ceiling) {
 void claim_isa(DType dtype, Isa ceiling) {
   IsaState& state = isa_state();
   const std::lock_guard lock(state.mutex);
-  if (!state.claimed && tier_of(dnnl_get_effective_cpu_isa()) > ceiling) {
+  const auto check_ceiling = [&] {
+    const std::string reason = refuse(dtype, ceiling, state.claimed);
+    if (!reason.empty()) throw Error(ErrorCode::kUnsupported, reason);
+  };
+  check_ceiling();  // a refused claim leaves the choice to the next one
+  if (!state.claimed && ceiling < best_isa()) {
     for (const Isas& pair : kIsas) {
-      // Fails when code outside this library used oneDNN first; refuse() below then says so.
+      // Fails when code outside this library used oneDNN first: the check below then says so.
       if (pair.tier == ceiling) dnnl_set_max_cpu_isa(pair.library);
     }
   }
-  const std::string reason = refuse(dtype, ceiling, true);
-  if (!reason.empty()) throw Error(ErrorCode::kUnsupported, reason);
   state.claimed = true;
+  check_ceiling();
 }
 
 Isa isa_in_use() {
@@ -195,6 +222,7 @@ struct WeightLayout::State {
   std::int64_t n = 0;
   std::int64_t k = 0;
   dnnl_memory_desc_t desc{};  // W^T as a [k,n] matrix, in the library's blocking
+  Isa isa = Isa::kScalar;
 };
 
 WeightLayout::WeightLayout(DType dtype, std::int64_t n, std::int64_t k, std::int64_t typical_rows,
@@ -206,12 +234,16 @@ WeightLayout::WeightLayout(DType dtype, std::int64_t n, std::int64_t k, std::int
   check(dnnl_memory_desc_init_by_tag(&any, 2, dims, library_type(dtype), dnnl_format_tag_any),
         "describing weights", fmt::format("k={} n={}", k, n));
   const PrimitiveDescOwner matmul = describe_matmul(dtype, typical_rows, n, k, any);
-  *state_ = {dtype, n, k, *dnnl_primitive_desc_query_md(matmul.get(), dnnl_query_weights_md, 0)};
+  *state_ = {dtype, n, k, *dnnl_primitive_desc_query_md(matmul.get(), dnnl_query_weights_md, 0),
+             tier_of(implementation_of(matmul.get()), dtype)};
 }
 
 WeightLayout::WeightLayout(WeightLayout&&) noexcept = default;
 WeightLayout& WeightLayout::operator=(WeightLayout&&) noexcept = default;
 WeightLayout::~WeightLayout() = default;
+Isa WeightLayout::isa() const {
+  return state_->isa;
+}
 std::size_t WeightLayout::bytes() const {
   return dnnl_memory_desc_get_size(&state_->desc);
 }
@@ -279,10 +311,7 @@ Gemm::Gemm(const WeightLayout& layout, std::int64_t m, int threads)
   state_->a = *dnnl_primitive_desc_query_md(desc.get(), dnnl_query_src_md, 0);
   state_->c = *dnnl_primitive_desc_query_md(desc.get(), dnnl_query_dst_md, 0);
   state_->scratch = *dnnl_primitive_desc_query_md(desc.get(), dnnl_query_scratchpad_md, 0);
-  const char* name = nullptr;
-  check(dnnl_primitive_desc_query(desc.get(), dnnl_query_impl_info_str, 0, &name),
-        "asking for the kernel's name");
-  state_->implementation = name;
+  state_->implementation = implementation_of(desc.get());
 }
 
 Gemm::Gemm(Gemm&&) noexcept = default;
@@ -363,6 +392,9 @@ std::string unavailable(DType, Isa) {
 void claim_isa(DType, Isa) {
   refuse();
 }
+void throw_on_failure(int) {
+  refuse();
+}
 Isa isa_in_use() {
   refuse();
 }
@@ -383,6 +415,9 @@ WeightLayout::WeightLayout(DType, std::int64_t, std::int64_t, std::int64_t, int)
 WeightLayout::WeightLayout(WeightLayout&&) noexcept = default;
 WeightLayout& WeightLayout::operator=(WeightLayout&&) noexcept = default;
 WeightLayout::~WeightLayout() = default;
+Isa WeightLayout::isa() const {
+  refuse();
+}
 std::size_t WeightLayout::bytes() const {
   refuse();
 }
@@ -417,8 +452,8 @@ GemmCall::GemmCall(GemmCall&&) noexcept = default;
 GemmCall& GemmCall::operator=(GemmCall&&) noexcept = default;
 GemmCall::~GemmCall() = default;
 void GemmCall::release() noexcept {}
-void GemmCall::run(const void*, const PackedMatrix&, float*, void*) {
-  refuse();
+int GemmCall::run(const void*, const PackedMatrix&, float*, void*) noexcept {
+  return -1;
 }
 
 }  // namespace moe::cpu::onednn

@@ -61,6 +61,7 @@ class WeightLayout {
   ~WeightLayout();
 
   [[nodiscard]] std::size_t bytes() const;  ///< of one packed matrix, padding included
+  [[nodiscard]] Isa isa() const;            ///< of the kernels chosen for it
   [[nodiscard]] std::int64_t n() const;
   [[nodiscard]] std::int64_t k() const;
 

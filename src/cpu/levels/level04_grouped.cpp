@@ -271,13 +271,18 @@ void Grouped::gate_up(Context& context, std::int64_t expert, const Buffers& b) {
       with_element_type(problem_.dtype, [&]<class Element>() {
         Element* act =
             reinterpret_cast<Element*>(b.act) + first * shape.intermediate + panels.first(panel);
-        // Below a few thousand elements the fork costs more than the work.
+        const auto swiglu = [&](Range part) {
+          (*swiglu_)(b.gate_up + part.begin * 2 * columns, part.end - part.begin, columns,
+                     act + part.begin * shape.intermediate, shape.intermediate);
+        };
+        // Below a few thousand elements the fork costs more than the work. (An if clause on the
+        // region would do the same, but switching team sizes makes libgomp allocate a new team.)
         constexpr std::int64_t kSerialElements = 4096;
-#pragma omp parallel num_threads(threads_) if (m * columns > kSerialElements)
-        {
-          const Range mine = part_of(m, omp_get_thread_num(), omp_get_num_threads());
-          (*swiglu_)(b.gate_up + mine.begin * 2 * columns, mine.end - mine.begin, columns,
-                     act + mine.begin * shape.intermediate, shape.intermediate);
+        if (m * columns <= kSerialElements) {
+          swiglu({0, m});
+        } else {
+#pragma omp parallel num_threads(threads_)
+          swiglu(part_of(m, omp_get_thread_num(), omp_get_num_threads()));
         }
       });
       context.record("swiglu", static_cast<std::uint64_t>(m * columns) * element, [&] {

@@ -229,11 +229,14 @@ class Graphs final : public Level {
   [[nodiscard]] std::string plan() const override {
     std::size_t primitives = 0;
     for (const Menu& menu : menus_) primitives += menu.size();
+    const std::int64_t most = most_rows(problem_.shape);
+    const Panels& gate_up = layouts_->gate_up.panels();
+    const Panels& down = layouts_->down.panels();
     return fmt::format(
-        "{}, {} primitives for 1 to {} rows, {} gate|up panels of {}, {} down panels of {} columns",
-        onednn::version(), primitives, rows_in_block(problem_.shape.tokens),
-        layouts_->gate_up.panels().count(), layouts_->gate_up.panels().width,
-        layouts_->down.panels().count(), layouts_->down.panels().width);
+        "{}, {} primitives (experts {} to {} rows, router 1 to {}), {} gate|up panels of {}, {} "
+        "down panels of {} columns",
+        onednn::version(), primitives, kMinRows, most, most, gate_up.count(), gate_up.width,
+        down.count(), down.width);
   }
 
  private:

@@ -20,7 +20,7 @@ inline float dot_bf16_native(const BFloat16* a, const BFloat16* b, std::int64_t 
   constexpr std::int64_t kStep = 32;
   __m512 sums[kChains];
 #pragma GCC unroll 8
-  for (int chain = 0; chain < kChains; ++chain) sums[chain] = _mm512_setzero_ps();
+  for (auto& sum : sums) sum = _mm512_setzero_ps();
   std::int64_t i = 0;
   for (; i + kChains * kStep <= n; i += kChains * kStep) {
 #pragma GCC unroll 8

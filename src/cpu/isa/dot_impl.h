@@ -30,7 +30,7 @@ inline float dot_product(const Element* a, const Element* b, std::int64_t n) {
   constexpr std::int64_t kStep = Vector::kLanes;
   Vector::F sums[kChains];
 #pragma GCC unroll 8
-  for (int chain = 0; chain < kChains; ++chain) sums[chain] = Vector::zero();
+  for (auto& sum : sums) sum = Vector::zero();
   std::int64_t i = 0;
   for (; i + kChains * kStep <= n; i += kChains * kStep) {
 #pragma GCC unroll 8

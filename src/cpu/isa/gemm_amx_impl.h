@@ -16,11 +16,11 @@
 namespace moe::cpu {
 namespace {
 
-constexpr int kAmxTileRows = 16;
-constexpr int kAmxLanes = 16;                  // half a panel: columns of one B tile
-constexpr int kAmxColumns = 2 * kAmxLanes;     // one panel
-constexpr int kAmxDepth = 32;                  // bf16 in 64 bytes, the longest row of a tile
-constexpr std::int64_t kAmxPanelStride = 128;  // bytes of one pair of k in a panel
+constexpr std::int64_t kAmxTileRows = 16;
+constexpr std::int64_t kAmxLanes = 16;               // half a panel: columns of one B tile
+constexpr std::int64_t kAmxColumns = 2 * kAmxLanes;  // one panel
+constexpr std::int64_t kAmxDepth = 32;               // bf16 in 64 bytes, the longest row of a tile
+constexpr std::int64_t kAmxPanelStride = 128;        // bytes of one pair of k in a panel
 constexpr std::int64_t kAmxSumStride = kAmxColumns * 4;
 
 /// What ldtilecfg reads: palette 1, bytes per row and rows of each tile.
@@ -34,7 +34,7 @@ struct alignas(64) AmxConfig {
 static_assert(sizeof(AmxConfig) == 64, "ldtilecfg reads 64 bytes");
 
 /// `lower` 0: the tiles 2, 3 and 5 are not used, but a row count of 0 is not valid.
-inline AmxConfig amx_config(int upper, int lower) {
+inline AmxConfig amx_config(std::int64_t upper, std::int64_t lower) {
   AmxConfig config;
   config.rows[0] = config.rows[1] = config.rows[4] = static_cast<std::uint8_t>(upper);
   config.rows[2] = config.rows[3] = config.rows[5] =
@@ -94,9 +94,9 @@ void amx_multiply(const TileArgs& tile, float* sums) {
 
 template <class Tiles>
 void amx_tile(const TileArgs& tile) {
-  constexpr int kLanes = Vector::kLanes;
-  const int rows = static_cast<int>(tile.rows);
-  const int upper = rows < kAmxTileRows ? rows : kAmxTileRows;
+  constexpr std::int64_t kLanes = Vector::kLanes;
+  const std::int64_t rows = tile.rows;
+  const std::int64_t upper = rows < kAmxTileRows ? rows : kAmxTileRows;
   // Configured and released per call: thousands of cycles of work follow, any thread may come, and
   // no tile state is left for the kernel to save at context switches.
   Tiles::configure(amx_config(upper, rows - upper));
@@ -112,19 +112,19 @@ void amx_tile(const TileArgs& tile) {
   if (tile.k_end < tile.depth) return;
 
   if (tile.epilogue == Epilogue::kStore) {
-    constexpr int kVectors = kAmxColumns / kLanes;
-    for (int row = 0; row < rows; ++row) {
+    constexpr std::int64_t kVectors = kAmxColumns / kLanes;
+    for (std::int64_t row = 0; row < rows; ++row) {
       Vector::F vectors[kVectors];
-      for (int v = 0; v < kVectors; ++v) {
+      for (std::int64_t v = 0; v < kVectors; ++v) {
         vectors[v] = Vector::load(sums + row * kAmxColumns + v * kLanes);
       }
       store_row<kVectors>(tile, row, vectors);
     }
     return;
   }
-  for (int lane = 0; lane < kAmxLanes; lane += kLanes) {
+  for (std::int64_t lane = 0; lane < kAmxLanes; lane += kLanes) {
     float act[2 * kAmxTileRows][kLanes];
-    for (int row = 0; row < rows; ++row) {
+    for (std::int64_t row = 0; row < rows; ++row) {
       const float* gate = sums + row * kAmxColumns + lane;
       const Vector::F value = swiglu(Vector::load(gate), Vector::load(gate + kAmxLanes));
       Vector::store(act[row], Vector::round_to_bf16(value));

@@ -43,33 +43,33 @@ inline Vector::F swiglu(Vector::F gate, Vector::F up) {
   return Vector::mul(Vector::div(gate, Vector::add(one, exponential(minus))), up);
 }
 
-/// act[row][lane] of one panel into the block that the next GEMM reads; 2^16-rounded values when
-/// that block is bf16.
+/// act[row][lane] of one panel into the block that the next GEMM reads; values are rounded to
+/// bf16 when that block is bf16.
 template <RowLayout kLayout, bool kRoundToBf16>
-inline void store_act(const TileArgs& tile, std::int64_t column, int rows,
+inline void store_act(const TileArgs& tile, std::int64_t column, std::int64_t rows,
                       const float (*act)[Vector::kLanes]) {
-  constexpr int kLanes = Vector::kLanes;
-  const auto bits = [&](int row, int lane) {
+  constexpr std::int64_t kLanes = Vector::kLanes;
+  const auto bits = [&](std::int64_t row, std::int64_t lane) {
     return __builtin_bit_cast(std::uint32_t, act[row][lane]);
   };
   if constexpr (kLayout == RowLayout::kColumns) {
     float* out = static_cast<float*>(tile.act) + column * rows;
-    for (int lane = 0; lane < kLanes; ++lane) {
-      for (int row = 0; row < rows; ++row) *out++ = act[row][lane];
+    for (std::int64_t lane = 0; lane < kLanes; ++lane) {
+      for (std::int64_t row = 0; row < rows; ++row) *out++ = act[row][lane];
     }
   } else if constexpr (kLayout == RowLayout::kPairs) {
     static_assert(kRoundToBf16);
     auto* out = static_cast<std::uint32_t*>(tile.act) + column / 2 * rows;
-    for (int lane = 0; lane < kLanes; lane += 2) {
-      for (int row = 0; row < rows; ++row) {
+    for (std::int64_t lane = 0; lane < kLanes; lane += 2) {
+      for (std::int64_t row = 0; row < rows; ++row) {
         *out++ = (bits(row, lane) >> 16) | bits(row, lane + 1);
       }
     }
   } else {
     static_assert(kRoundToBf16);
     auto* out = static_cast<std::uint16_t*>(tile.act) + column;
-    for (int row = 0; row < rows; ++row) {
-      for (int lane = 0; lane < kLanes; ++lane) {
+    for (std::int64_t row = 0; row < rows; ++row) {
+      for (std::int64_t lane = 0; lane < kLanes; ++lane) {
         out[row * tile.act_depth + lane] = static_cast<std::uint16_t>(bits(row, lane) >> 16);
       }
     }
@@ -77,12 +77,12 @@ inline void store_act(const TileArgs& tile, std::int64_t column, int rows,
 }
 
 /// `sums` of one row: 2·kPanels vectors. Stores what is inside tile.columns.
-template <int kVectors>
-inline void store_row(const TileArgs& tile, int row, const Vector::F* sums) {
-  constexpr int kLanes = Vector::kLanes;
+template <std::int64_t kVectors>
+inline void store_row(const TileArgs& tile, std::int64_t row, const Vector::F* sums) {
+  constexpr std::int64_t kLanes = Vector::kLanes;
   float* out = tile.c + row * tile.c_stride;
 #pragma GCC unroll 8
-  for (int v = 0; v < kVectors; ++v) {
+  for (std::int64_t v = 0; v < kVectors; ++v) {
     const std::int64_t left = tile.columns - v * kLanes;
     if (left >= kLanes) {
       Vector::store(out + v * kLanes, sums[v]);

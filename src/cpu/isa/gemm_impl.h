@@ -69,14 +69,16 @@ struct StepBf16Expanded {
   }
 };
 
+constexpr std::int64_t kCacheLine = 64;
+
 template <class Step, int kRows, int kPanels, int kPrefetchLines>
 void gemm_tile(const TileArgs& tile) {
-  constexpr int kLanes = Vector::kLanes;
-  constexpr int kVectors = 2 * kPanels;
+  constexpr std::int64_t kLanes = Vector::kLanes;
+  constexpr std::int64_t kVectors = std::int64_t{2} * kPanels;
   // A step of A is kDepth values of each row in the dtype's storage: 4 bytes per row of fp32 and of a
   // bf16 pair, 8 of an expanded pair.
-  constexpr int kAStep = kRows * (Step::kLayout == RowLayout::kColumns ? Step::kDepth : 1);
-  constexpr int kBStep = 2 * kLanes * 4;
+  constexpr std::int64_t kAStep = kRows * (Step::kLayout == RowLayout::kColumns ? Step::kDepth : 1);
+  constexpr std::int64_t kBStep = 2 * kLanes * 4;
 
   Vector::F sums[kRows][kVectors];
   if (tile.k_begin == 0) {
@@ -111,7 +113,7 @@ void gemm_tile(const TileArgs& tile) {
 #pragma GCC unroll 2
         for (int line = 0; line < kPrefetchLines; ++line) {
           // Into the second level: the first is full of this step's rows and columns.
-          __builtin_prefetch(prefetch + panel * tile.b_panel_stride + line * 64, 0, 2);
+          __builtin_prefetch(prefetch + panel * tile.b_panel_stride + line * kCacheLine, 0, 2);
         }
       }
       prefetch += tile.prefetch_advance;

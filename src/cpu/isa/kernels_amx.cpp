@@ -43,7 +43,7 @@ TileFunction find_amx_tile(TileShape, int, int) {
   return amx_tile<AmxTiles>;
 }
 
-constexpr TileShape kShapesBf16[] = {{2 * kAmxTileRows, 1}};
+constexpr TileShape kShapesBf16[] = {{static_cast<int>(2 * kAmxTileRows), 1}};
 
 }  // namespace
 
@@ -53,16 +53,16 @@ constinit const Kernels kKernelsAmx = {
     .dot_f32 = dot_f32,
     .dot_bf16 = dot_bf16_native,
     .gemm_f32 = {.row_layout = StepF32::kLayout,
-                 .lanes = Vector::kLanes,
+                 .lanes = static_cast<int>(Vector::kLanes),
                  .depth_multiple = StepF32::kDepth,
                  .depth_step = StepF32::kDepth,
                  .shapes = kShapesF32,
                  .shape_count = static_cast<int>(std::size(kShapesF32)),
                  .tile = find_tile<StepF32, 14, 6>},
     .gemm_bf16 = {.row_layout = RowLayout::kRows,
-                  .lanes = Vector::kLanes,
-                  .depth_multiple = kAmxDepth,
-                  .depth_step = kAmxDepth,
+                  .lanes = static_cast<int>(Vector::kLanes),
+                  .depth_multiple = static_cast<int>(kAmxDepth),
+                  .depth_step = static_cast<int>(kAmxDepth),
                   .shapes = kShapesBf16,
                   .shape_count = static_cast<int>(std::size(kShapesBf16)),
                   .tile = find_amx_tile},

@@ -3,11 +3,13 @@
 
 #include <immintrin.h>
 
+#include <cstdint>
+
 namespace moe::cpu {
 namespace {
 
 struct Vector {
-  static constexpr int kLanes = 8;
+  static constexpr std::int64_t kLanes = 8;
   using F = __m256;
 
   static F zero() { return _mm256_setzero_ps(); }

@@ -9,11 +9,13 @@
 #endif
 #include <immintrin.h>
 
+#include <cstdint>
+
 namespace moe::cpu {
 namespace {
 
 struct Vector {
-  static constexpr int kLanes = 16;
+  static constexpr std::int64_t kLanes = 16;
   using F = __m512;
 
   static F zero() { return _mm512_setzero_ps(); }

@@ -12,7 +12,7 @@ namespace moe::cpu {
 namespace {
 
 struct Vector {
-  static constexpr int kLanes = 4;
+  static constexpr std::int64_t kLanes = 4;
   using F = float __attribute__((vector_size(16)));
   using U = std::uint32_t __attribute__((vector_size(16)));
 

@@ -12,7 +12,7 @@ namespace {
 /// rate and the peak of the tiles, in rows per expert.
 constexpr std::int64_t kKneeRows = 12;
 /// From the heuristic of TileChoices::defaults.
-constexpr std::int64_t kChunkBytes = 16 * 1024;
+constexpr std::int64_t kChunkBytes = 16384;
 constexpr std::int64_t kManyRows = 72;
 constexpr std::int64_t kRowPart = 512;
 /// Sums kept between chunks of the depth live on the stack of the task.
@@ -143,7 +143,7 @@ TileChoices TileChoices::defaults(const GemmKernels& kernels, DType dtype) {
     // is there for fetching what comes next.
     choice.prefetch = first_row_of(range) > tall.rows;
     // Two passes: in chunks of half an L1, so that fetching spreads over both.
-    if (choice.prefetch && last_row_of(range) <= 2 * tall.rows) {
+    if (choice.prefetch && last_row_of(range) <= std::int64_t{2} * tall.rows) {
       choice.chunk = chunk_depth(kernels, dtype, kChunkBytes);
     }
     // Many passes: two panels side by side halve the reading of A. Only where they keep as many

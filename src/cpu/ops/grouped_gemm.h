@@ -4,7 +4,7 @@
 
 #include <atomic>
 #include <cstdint>
-#include <vector>
+#include <iterator>
 
 #include "cpu/isa/gemm_tile.h"
 #include "cpu/ops/pack.h"

@@ -166,7 +166,8 @@ PackedMatrices PackedMatrices::pack_gate_up(const GemmKernels& kernels, const Te
     for (int i = 0; i < lanes; ++i) {
       const std::int64_t column = unit % panels * lanes + i;
       columns[static_cast<std::size_t>(i)] = stored_column(gate, matrix, column);
-      columns[static_cast<std::size_t>(lanes + i)] = stored_column(up, matrix, column);
+      columns[static_cast<std::size_t>(lanes) + static_cast<std::size_t>(i)] =
+          stored_column(up, matrix, column);
     }
     pack_rows(panel_layout(gate.dtype), gate.dtype, columns.data(), 2 * lanes, gate.dim(2),
               padded_depth, packed.buffer_.as<char>() + unit * packed.panel_bytes_);

@@ -77,9 +77,10 @@ std::string machine_name() {
   std::string name = "unknown CPU";
 #if defined(__x86_64__)
   unsigned words[12] = {};
-  for (unsigned part = 0; part < 3; ++part) {
-    unsigned* to = words + 4 * part;
-    __get_cpuid(0x80000002U + part, to, to + 1, to + 2, to + 3);
+  unsigned* to = words;
+  for (const unsigned leaf : {0x80000002U, 0x80000003U, 0x80000004U}) {
+    __get_cpuid(leaf, to, to + 1, to + 2, to + 3);
+    to += 4;
   }
   char brand[sizeof(words) + 1] = {};
   std::copy_n(reinterpret_cast<const char*>(words), sizeof(words), brand);

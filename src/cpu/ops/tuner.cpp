@@ -192,7 +192,7 @@ std::vector<TileChoice> partition_variants(const TileChoice& base, std::int64_t 
     variants.push_back(base);
     variants.back().tasks_per_thread = tasks;
   }
-  if (first_row > base.shape.rows * 4) {
+  if (first_row > std::int64_t{4} * base.shape.rows) {
     for (const std::int64_t rows : {0, 128, 512}) {
       if (rows == base.row_part) continue;
       variants.push_back(base);
@@ -248,7 +248,7 @@ std::vector<TileChoice> tune_candidates(const GemmKernels& kernels, DType dtype,
   // Shapes that cut every row count of the range into the same blocks run the same tiles.
   const auto same_blocks = [&](const TileShape& a, const TileShape& b) {
     if (a.panels != b.panels) return false;
-    const std::int64_t end = std::min(last, first + 4 * kMaxPackedRows);
+    const std::int64_t end = std::min(last, first + std::int64_t{4} * kMaxPackedRows);
     for (std::int64_t rows = first; rows <= end; ++rows) {
       if (block_count(rows, a) != block_count(rows, b)) return false;
     }

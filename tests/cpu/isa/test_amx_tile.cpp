@@ -84,7 +84,7 @@ struct EmulatedTiles {
   }
 };
 
-constexpr TileShape kShapes[] = {{2 * kAmxTileRows, 1}};
+constexpr TileShape kShapes[] = {{static_cast<int>(2 * kAmxTileRows), 1}};
 constexpr GemmKernels kEmulated = {
     .row_layout = RowLayout::kRows,
     .lanes = kAmxLanes,

@@ -1,11 +1,11 @@
 // Level 05 · graphs — a plan of primitives recorded once, replayed in one parallel region.  builds on 04 (permute)
-// Changes   every GEMM that any routing can ask for is made in prepare: one per row count 1..kMaxRows
-//           and weight shape; larger groups are cut into blocks of those. Columns are cut into panels
-//           that threads own, so forward forks once and meets at 5 barriers instead of forking
-//           about 3 times per expert.
+// Changes   every GEMM that any routing can ask for is made in prepare: one per weight shape and row
+//           count of a closed menu, kMinRows..kMaxRows; larger groups are cut into blocks on the
+//           menu, smaller ones run as kMinRows rows. Columns are cut into panels that threads own,
+//           so forward forks once and meets at 5 barriers.
 // Why       a new oneDNN primitive costs tens to hundreds of microseconds and level 04 pays it in
 //           forward, for every row count it has not seen; a fork and join costs 1 to 2 us and level
-//           04 pays E_hit·3·panels of them. Weight bytes and FLOPs are unchanged:
+//           04 pays E_hit·(2·panels + 1) of them. Weight bytes and FLOPs are unchanged:
 //             weight bytes 3·E_hit·H·I·b     FLOPs 6·T·K·H·I + 2·T·H·E
 //           The closer the useful time is to these costs (few tokens, small experts), the more a
 //           replay is worth.
@@ -13,8 +13,8 @@
 //           once per panel instead of once.
 // Measured  docs/levels/level05_graphs.md
 //
-//   prepare:  GEMMs m = 1..kMaxRows · (router, gate|up panel, down panel) ─┐   arguments per thread
-//   forward:  ┌──────────────── one parallel region, counts looked up ─────┴────────────────────┐
+//   prepare:  GEMMs m = kMinRows..kMaxRows · (gate|up, down panel), router ─┐   arguments per thread
+//   forward:  ┌──────────────── one parallel region, counts looked up ─────┴─────────────────────┐
 //             route │ permute │ for (expert, panel): gate|up, swiglu │ for (…): down │ unpermute
 #include <omp.h>
 

@@ -1,0 +1,214 @@
+#include "cuda/ops/gemm_cublaslt.h"
+
+#include <cublasLt.h>
+
+#include <algorithm>
+#include <map>
+#include <utility>
+
+#include "core/check.h"
+#include "cuda/check.h"
+#include "cuda/device/element.cuh"
+
+namespace moe::cuda {
+namespace {
+
+[[noreturn]] void throw_cublas_error(cublasStatus_t status, const char* expression, int line) {
+  fail(ErrorCode::kCuda, "{} ({}) from {} at src/cuda/ops/gemm_cublaslt.cu:{}",
+       cublasLtGetStatusString(status), cublasLtGetStatusName(status), expression, line);
+}
+
+#define MOE_CUBLAS_CHECK(call)                                                           \
+  do {                                                                                   \
+    if (const cublasStatus_t moe_status = (call); moe_status != CUBLAS_STATUS_SUCCESS) { \
+      throw_cublas_error(moe_status, #call, __LINE__);                                   \
+    }                                                                                    \
+  } while (false)
+
+cudaDataType_t cuda_type(DType dtype) {
+  return dtype == DType::kF32 ? CUDA_R_32F : CUDA_R_16BF;
+}
+
+/// One of the library's descriptors, with its destructor.
+template <class Handle, cublasStatus_t (*kDestroy)(Handle)>
+class Descriptor {
+ public:
+  Descriptor() = default;
+  Descriptor(const Descriptor&) = delete;
+  Descriptor& operator=(const Descriptor&) = delete;
+  ~Descriptor() {
+    if (handle_ != nullptr) static_cast<void>(kDestroy(handle_));
+  }
+  [[nodiscard]] Handle* out() { return &handle_; }
+  [[nodiscard]] Handle get() const { return handle_; }
+
+ private:
+  Handle handle_ = nullptr;
+};
+using Operation = Descriptor<cublasLtMatmulDesc_t, cublasLtMatmulDescDestroy>;
+using Layout = Descriptor<cublasLtMatrixLayout_t, cublasLtMatrixLayoutDestroy>;
+using Preference = Descriptor<cublasLtMatmulPreference_t, cublasLtMatmulPreferenceDestroy>;
+
+template <class Value>
+void set(const Layout& layout, cublasLtMatrixLayoutAttribute_t attribute, const Value& value) {
+  MOE_CUBLAS_CHECK(
+      cublasLtMatrixLayoutSetAttribute(layout.get(), attribute, &value, sizeof(value)));
+}
+template <class Value>
+void set(const Preference& preference, cublasLtMatmulPreferenceAttributes_t attribute,
+         const Value& value) {
+  MOE_CUBLAS_CHECK(
+      cublasLtMatmulPreferenceSetAttribute(preference.get(), attribute, &value, sizeof(value)));
+}
+
+/// Kernels put the batch into a grid dimension that ends here.
+constexpr std::int64_t kMostBatch = 65535;
+
+}  // namespace
+
+struct CublasLt::State {
+  cublasLtHandle_t handle = nullptr;
+  DeviceBuffer workspace;
+};
+
+CublasLt::CublasLt() : state_(std::make_unique<State>()) {
+  state_->workspace = DeviceBuffer(kWorkspaceBytes);
+  MOE_CUBLAS_CHECK(cublasLtCreate(&state_->handle));
+}
+CublasLt::~CublasLt() {
+  if (state_->handle != nullptr) static_cast<void>(cublasLtDestroy(state_->handle));
+}
+
+std::int64_t row_bucket(std::int64_t m) {
+  std::int64_t step = 1;
+  while (m > 8 * step) step *= 2;
+  return (m + step - 1) / step * step;
+}
+
+struct Matmul::State {
+  CublasLt::State* library = nullptr;
+  MatmulSpec spec;
+  // cuBLASLt is column-major: what it calls D[n,m] = W[k,n]^T · A[k,m] is our row-major C.
+  Operation operation;
+  Layout w, a, c;
+  /// By (row bucket, whether every address and row allows 16-byte accesses).
+  std::map<std::pair<std::int64_t, bool>, cublasLtMatmulAlgo_t> algorithms;
+
+  void set_sizes(std::int64_t m, std::int64_t batch) {
+    set(a, CUBLASLT_MATRIX_LAYOUT_COLS, static_cast<std::uint64_t>(m));
+    set(c, CUBLASLT_MATRIX_LAYOUT_COLS, static_cast<std::uint64_t>(m));
+    for (const Layout* layout : {&w, &a, &c}) {
+      set(*layout, CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT, static_cast<std::int32_t>(batch));
+    }
+  }
+
+  /// Whether the strides, fixed for all calls, allow 16-byte accesses.
+  [[nodiscard]] bool strides_are_wide() const {
+    const auto in = static_cast<std::int64_t>(size_of(spec.in));
+    const auto out = static_cast<std::int64_t>(size_of(spec.out));
+    const std::int64_t a_stride = spec.a_stride == 0 ? spec.k : spec.a_stride;
+    return spec.k * in % 16 == 0 && a_stride * in % 16 == 0 && spec.n * out % 16 == 0 &&
+           spec.batch_stride_w * in % 16 == 0 && spec.batch_stride_a * in % 16 == 0 &&
+           spec.batch_stride_c * out % 16 == 0;
+  }
+
+  const cublasLtMatmulAlgo_t& algorithm(std::int64_t m, std::int64_t batch, bool wide) {
+    const auto key = std::make_pair(row_bucket(m), wide);
+    const auto known = algorithms.find(key);
+    if (known != algorithms.end()) return known->second;
+
+    Preference preference;
+    MOE_CUBLAS_CHECK(cublasLtMatmulPreferenceCreate(preference.out()));
+    set(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, library->workspace.size());
+    // Partial sums of a split k stay in fp32.
+    set(preference, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK,
+        static_cast<std::uint32_t>(CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE));
+    const auto in_bytes = static_cast<std::uint32_t>(wide ? 16 : size_of(spec.in));
+    const auto out_bytes = static_cast<std::uint32_t>(wide ? 16 : size_of(spec.out));
+    set(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, in_bytes);
+    set(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, in_bytes);
+    set(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, out_bytes);
+    set(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, out_bytes);
+
+    set_sizes(key.first, batch);
+    cublasLtMatmulHeuristicResult_t found{};
+    int count = 0;
+    const cublasStatus_t status =
+        cublasLtMatmulAlgoGetHeuristic(library->handle, operation.get(), w.get(), a.get(), c.get(),
+                                       c.get(), preference.get(), 1, &found, &count);
+    if (status == CUBLAS_STATUS_NOT_SUPPORTED || (status == CUBLAS_STATUS_SUCCESS && count == 0)) {
+      fail(ErrorCode::kUnsupported,
+           "cuBLASLt has no kernel for m={} n={} k={} {} to {}, aligned to {} bytes", key.first,
+           spec.n, spec.k, name_of(spec.in), name_of(spec.out), in_bytes);
+    }
+    MOE_CUBLAS_CHECK(status);
+    return algorithms.emplace(key, found.algo).first->second;
+  }
+};
+
+Matmul::Matmul(CublasLt& library, const MatmulSpec& spec) : state_(std::make_unique<State>()) {
+  State& s = *state_;
+  s.library = library.state_.get();
+  s.spec = spec;
+  const auto n = static_cast<std::uint64_t>(spec.n);
+  const auto k = static_cast<std::uint64_t>(spec.k);
+  const std::int64_t a_stride = spec.a_stride == 0 ? spec.k : spec.a_stride;
+  MOE_CUBLAS_CHECK(cublasLtMatmulDescCreate(s.operation.out(), CUBLAS_COMPUTE_32F, CUDA_R_32F));
+  const cublasOperation_t transpose = CUBLAS_OP_T;
+  MOE_CUBLAS_CHECK(cublasLtMatmulDescSetAttribute(s.operation.get(), CUBLASLT_MATMUL_DESC_TRANSA,
+                                                  &transpose, sizeof(transpose)));
+  MOE_CUBLAS_CHECK(cublasLtMatrixLayoutCreate(s.w.out(), cuda_type(spec.in), k, n, spec.k));
+  MOE_CUBLAS_CHECK(cublasLtMatrixLayoutCreate(s.a.out(), cuda_type(spec.in), k, 1, a_stride));
+  MOE_CUBLAS_CHECK(cublasLtMatrixLayoutCreate(s.c.out(), cuda_type(spec.out), n, 1, spec.n));
+  set(s.w, CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET, spec.batch_stride_w);
+  set(s.a, CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET, spec.batch_stride_a);
+  set(s.c, CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET, spec.batch_stride_c);
+}
+Matmul::Matmul(Matmul&&) noexcept = default;
+Matmul& Matmul::operator=(Matmul&&) noexcept = default;
+Matmul::~Matmul() = default;
+
+std::int64_t Matmul::n() const {
+  return state_->spec.n;
+}
+std::int64_t Matmul::k() const {
+  return state_->spec.k;
+}
+
+void Matmul::choose_up_to(std::int64_t most_rows) {
+  const bool wide = state_->strides_are_wide();
+  for (std::int64_t m = 1; m <= most_rows; m = row_bucket(m) + 1) {
+    static_cast<void>(state_->algorithm(m, 1, wide));
+  }
+  static_cast<void>(state_->algorithm(most_rows, 1, wide));
+}
+
+void Matmul::run(const void* a, const void* w, void* c, std::int64_t m, cudaStream_t stream,
+                 std::int64_t batch) {
+  State& s = *state_;
+  const bool wide = s.strides_are_wide() && in_widest_vectors(0, {a, w, c});
+  const float one = 1;
+  const float zero = 0;
+  for (std::int64_t first = 0; first < batch; first += kMostBatch) {
+    const std::int64_t count = std::min(kMostBatch, batch - first);
+    const auto offset = [&](std::int64_t stride, DType dtype) {
+      return first * stride * static_cast<std::int64_t>(size_of(dtype));
+    };
+    const cublasLtMatmulAlgo_t& algorithm = s.algorithm(m, count, wide);
+    s.set_sizes(m, count);
+    std::byte* const out = static_cast<std::byte*>(c) + offset(s.spec.batch_stride_c, s.spec.out);
+    MOE_CUBLAS_CHECK(cublasLtMatmul(
+        s.library->handle, s.operation.get(), &one,
+        static_cast<const std::byte*>(w) + offset(s.spec.batch_stride_w, s.spec.in), s.w.get(),
+        static_cast<const std::byte*>(a) + offset(s.spec.batch_stride_a, s.spec.in), s.a.get(),
+        &zero, out, s.c.get(), out, s.c.get(), &algorithm, s.library->workspace.data(),
+        s.library->workspace.size(), stream));
+  }
+}
+
+std::string cublaslt_version() {
+  const std::size_t version = cublasLtGetVersion();
+  return fmt::format("cuBLASLt {}.{}.{}", version / 10000, version % 10000 / 100, version % 100);
+}
+
+}  // namespace moe::cuda

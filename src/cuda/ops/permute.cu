@@ -1,0 +1,337 @@
+#include "cuda/ops/permute.h"
+
+#include <cooperative_groups.h>
+
+#include <algorithm>
+
+#include "core/check.h"
+#include "cuda/check.h"
+#include "cuda/device/element.cuh"
+#include "cuda/device/warp.cuh"
+#include "cuda/ops/router.h"
+
+namespace moe::cuda {
+namespace {
+
+// --- build_permutation ---------------------------------------------------------------------------
+constexpr int kSortThreads = 1024;
+constexpr int kSortWarps = kSortThreads / kWarpSize;
+/// Two steps of every warp: below that a second block costs more (a grid barrier) than it saves.
+constexpr std::int64_t kRowsPerBlock = 2 * kSortThreads;
+
+std::int64_t sort_blocks(std::int64_t routed, const DeviceFacts& facts) {
+  return std::clamp<std::int64_t>((routed + kRowsPerBlock - 1) / kRowsPerBlock, 1,
+                                  facts.multiprocessors);
+}
+
+/// Exclusive prefix sum of one value per thread over the whole block.
+__device__ __forceinline__ int block_exclusive_scan(int value, int (&warp_totals)[kSortWarps]) {
+  const int lane = static_cast<int>(threadIdx.x) % kWarpSize;
+  const int warp = static_cast<int>(threadIdx.x) / kWarpSize;
+  const int inclusive = warp_inclusive_scan(value);
+  if (lane == kWarpSize - 1) warp_totals[warp] = inclusive;
+  __syncthreads();
+  if (warp == 0) warp_totals[lane] = warp_inclusive_scan(warp_totals[lane]);
+  __syncthreads();
+  return inclusive - value + (warp > 0 ? warp_totals[warp - 1] : 0);
+}
+
+/// Stable counting sort. Block b owns a contiguous range of routed rows, and so does each of its
+/// warps; counts live per warp, so that a rank never depends on which warp came first.
+///   1 each warp: rank of its rows among its own rows of that expert  -> dst_row, warp_counts
+///   2 each block: warps before me, and the block's count per expert  -> block_counts
+///   3 (grid barrier) blocks before me, experts before mine           -> base
+///   4 each warp: dst_row += base + warps before me
+__global__ void __launch_bounds__(kSortThreads, 1)
+    build_permutation_kernel(const std::int32_t* __restrict__ topk_idx, std::int64_t routed,
+                             int experts, std::int32_t* block_counts,
+                             std::int32_t* __restrict__ expert_offsets,
+                             std::int32_t* __restrict__ dst_row) {
+  extern __shared__ int warp_counts[];  // [kSortWarps][experts]
+  __shared__ int base[kMaxExperts];
+  __shared__ int before_me[kSortThreads];
+  __shared__ int in_all[kSortThreads];
+  __shared__ int warp_totals[kSortWarps];
+  static_assert(kMaxExperts <= kSortThreads, "one thread an expert in step 3");
+  static_assert(kSortWarps == kWarpSize, "one warp scans the totals of all");
+  const int thread = static_cast<int>(threadIdx.x);
+  const int lane = thread % kWarpSize;
+  const int warp = thread / kWarpSize;
+
+  const std::int64_t all_warps = static_cast<std::int64_t>(gridDim.x) * kSortWarps;
+  const std::int64_t rows_per_warp =
+      ((routed + all_warps - 1) / all_warps + kWarpSize - 1) / kWarpSize * kWarpSize;
+  const std::int64_t first =
+      (static_cast<std::int64_t>(blockIdx.x) * kSortWarps + warp) * rows_per_warp;
+  const std::int64_t end = min(first + rows_per_warp, routed);
+
+  for (int i = thread; i < kSortWarps * experts; i += kSortThreads) warp_counts[i] = 0;
+  __syncthreads();
+  int* const my_counts = warp_counts + warp * experts;
+  for (std::int64_t step = first; step < end; step += kWarpSize) {
+    const std::int64_t row = step + lane;
+    const unsigned active = __ballot_sync(kAllLanes, row < end);
+    if (row < end) {
+      const int expert = topk_idx[row];
+      const unsigned peers = __match_any_sync(active, expert);
+      const int rank = __popc(peers & ((1U << lane) - 1));
+      const int before = my_counts[expert];
+      dst_row[row] = before + rank;
+      __syncwarp(active);
+      if (rank == 0) my_counts[expert] = before + __popc(peers);
+    }
+    __syncwarp();
+  }
+  __syncthreads();
+
+  for (int expert = thread; expert < experts; expert += kSortThreads) {
+    int sum = 0;
+#pragma unroll 8
+    for (int w = 0; w < kSortWarps; ++w) {
+      const int count = warp_counts[w * experts + expert];
+      warp_counts[w * experts + expert] = sum;
+      sum += count;
+    }
+    block_counts[static_cast<std::int64_t>(blockIdx.x) * experts + expert] = sum;
+  }
+  if (gridDim.x > 1) {
+    cooperative_groups::this_grid().sync();
+  } else {
+    __syncthreads();
+  }
+
+  // Thread (part, expert) adds up every parts-th block.
+  const int parts = kSortThreads / experts;
+  int before = 0;
+  int total = 0;
+  if (thread < parts * experts) {
+    const int expert = thread % experts;
+#pragma unroll 8
+    for (int block = thread / experts; block < static_cast<int>(gridDim.x); block += parts) {
+      const int count = __ldcg(block_counts + static_cast<std::int64_t>(block) * experts + expert);
+      total += count;
+      if (block < static_cast<int>(blockIdx.x)) before += count;
+    }
+  }
+  before_me[thread] = before;
+  in_all[thread] = total;
+  __syncthreads();
+  if (thread < experts) {
+    for (int part = 1; part < parts; ++part) {
+      before += before_me[part * experts + thread];
+      total += in_all[part * experts + thread];
+    }
+  } else {
+    total = 0;
+  }
+  const int offset = block_exclusive_scan(total, warp_totals);
+  if (thread < experts) {
+    base[thread] = offset + before;
+    if (blockIdx.x == 0) {
+      expert_offsets[thread] = offset;
+      if (thread == experts - 1) expert_offsets[experts] = offset + total;
+    }
+  }
+  __syncthreads();
+
+  for (std::int64_t row = first + lane; row < end; row += kWarpSize) {
+    const int expert = topk_idx[row];
+    dst_row[row] += base[expert] + my_counts[expert];
+  }
+}
+
+// --- permute_rows --------------------------------------------------------------------------------
+constexpr int kCopyWarps = 8;
+
+/// One warp a token: kUnroll units of the row per lane in flight, then K stores of each.
+template <class Unit, int kUnroll>
+__global__ void __launch_bounds__(kCopyWarps* kWarpSize)
+    permute_rows_kernel(const Unit* __restrict__ x, const std::int32_t* __restrict__ dst_row,
+                        std::int64_t tokens, int top_k, std::int64_t units_per_row, int segments,
+                        Unit* __restrict__ x_perm) {
+  const int lane = static_cast<int>(threadIdx.x) % kWarpSize;
+  const std::int64_t work = static_cast<std::int64_t>(blockIdx.x) * kCopyWarps +
+                            static_cast<int>(threadIdx.x) / kWarpSize;
+  const std::int64_t token = work / segments;
+  if (token >= tokens) return;
+  const std::int64_t stride = static_cast<std::int64_t>(segments) * kUnroll * kWarpSize;
+  for (std::int64_t column = (work % segments) * kUnroll * kWarpSize + lane;
+       column - lane < units_per_row; column += stride) {
+    Unit values[kUnroll];
+#pragma unroll
+    for (int u = 0; u < kUnroll; ++u) {
+      if (column + u * kWarpSize < units_per_row) {
+        values[u] = x[token * units_per_row + column + u * kWarpSize];
+      }
+    }
+    for (int slot = 0; slot < top_k; ++slot) {
+      Unit* const out =
+          x_perm + static_cast<std::int64_t>(dst_row[token * top_k + slot]) * units_per_row;
+#pragma unroll
+      for (int u = 0; u < kUnroll; ++u) {
+        // Plain store: the GEMM reads these rows next, so they should stay in L2.
+        if (column + u * kWarpSize < units_per_row) out[column + u * kWarpSize] = values[u];
+      }
+    }
+  }
+}
+
+// --- unpermute_rows ------------------------------------------------------------------------------
+/// 16-byte loads that one lane keeps in flight. NOTE: with 16 the kernel takes 190 to 250 registers,
+/// which leaves one block on a multiprocessor and fewer bytes in flight than with 8.
+constexpr int kLoads = 8;
+
+/// One warp a (token, segment of columns). kSlots rows x kLoads / kSlots vectors are loaded before
+/// the first is added; slots are added in order whatever kSlots is.
+template <class Element, int kWidth, int kSlots>
+__global__ void __launch_bounds__(kCopyWarps* kWarpSize, 2)
+    unpermute_rows_kernel(const Element* __restrict__ y_perm,
+                          const std::int32_t* __restrict__ dst_row,
+                          const float* __restrict__ topk_weights, std::int64_t tokens, int top_k,
+                          std::int64_t hidden, int segments, Element* __restrict__ y) {
+  using Vector = Vec<Element, kWidth>;
+  constexpr int kUnroll = kLoads / kSlots;
+  constexpr std::int64_t kSegment = static_cast<std::int64_t>(kUnroll) * kWarpSize * kWidth;
+  const int lane = static_cast<int>(threadIdx.x) % kWarpSize;
+  const std::int64_t work = static_cast<std::int64_t>(blockIdx.x) * kCopyWarps +
+                            static_cast<int>(threadIdx.x) / kWarpSize;
+  const std::int64_t token = work / segments;
+  if (token >= tokens) return;
+  const std::int64_t begin = (work % segments) * kSegment + lane * kWidth;
+  for (std::int64_t column = begin; column - lane * kWidth < hidden;
+       column += segments * kSegment) {
+    float sum[kUnroll][kWidth] = {};
+    for (int first = 0; first < top_k; first += kSlots) {
+      Vector values[kSlots][kUnroll];
+      float weight[kSlots];
+#pragma unroll
+      for (int s = 0; s < kSlots; ++s) {
+        if (first + s >= top_k) continue;
+        const std::int64_t slot = token * top_k + first + s;
+        weight[s] = topk_weights[slot];
+        const Element* const row = y_perm + (dst_row == nullptr ? slot : dst_row[slot]) * hidden;
+#pragma unroll
+        for (int u = 0; u < kUnroll; ++u) {
+          const std::int64_t at = column + static_cast<std::int64_t>(u) * kWarpSize * kWidth;
+          if (at < hidden) values[s][u] = *reinterpret_cast<const Vector*>(row + at);
+        }
+      }
+#pragma unroll
+      for (int s = 0; s < kSlots; ++s) {
+        if (first + s >= top_k) continue;
+#pragma unroll
+        for (int u = 0; u < kUnroll; ++u) {
+#pragma unroll
+          for (int i = 0; i < kWidth; ++i) {
+            sum[u][i] = fmaf(weight[s], to_float(values[s][u].at[i]), sum[u][i]);
+          }
+        }
+      }
+    }
+#pragma unroll
+    for (int u = 0; u < kUnroll; ++u) {
+      const std::int64_t at = column + static_cast<std::int64_t>(u) * kWarpSize * kWidth;
+      if (at >= hidden) continue;
+      Vector out;
+#pragma unroll
+      for (int i = 0; i < kWidth; ++i) out.at[i] = from_float<Element>(sum[u][i]);
+      *reinterpret_cast<Vector*>(y + token * hidden + at) = out;
+    }
+  }
+}
+
+/// Warps that share one token: one where there are many tokens, more where that leaves the device
+/// idle, but none without a segment of its own.
+int segments_per_token(std::int64_t tokens, std::int64_t row, std::int64_t segment) {
+  constexpr std::int64_t kWarpsWanted = 4096;  // about what a Hopper GPU keeps resident, halved
+  const std::int64_t most = (row + segment - 1) / segment;
+  return static_cast<int>(std::clamp<std::int64_t>((kWarpsWanted + tokens - 1) / tokens, 1, most));
+}
+
+unsigned blocks_of_warps(std::int64_t warps) {
+  return static_cast<unsigned>((warps + kCopyWarps - 1) / kCopyWarps);
+}
+
+}  // namespace
+
+std::int64_t permutation_scratch(std::int64_t routed, std::int64_t experts,
+                                 const DeviceFacts& facts) {
+  return sort_blocks(routed, facts) * experts;
+}
+
+void build_permutation(const std::int32_t* topk_idx, std::int64_t routed, std::int64_t experts,
+                       const Permutation& permutation, const DeviceFacts& facts,
+                       cudaStream_t stream) {
+  MOE_INTERNAL_CHECK(experts <= kMaxExperts, "experts={} exceeds {}", experts, kMaxExperts);
+  MOE_INTERNAL_CHECK(routed <= INT32_MAX, "{} routed rows exceed 32-bit row numbers", routed);
+  const dim3 grid(static_cast<unsigned>(sort_blocks(routed, facts)));
+  const auto shared = static_cast<std::size_t>(kSortWarps * experts) * sizeof(int);
+  constexpr std::size_t kAllowedWithoutAsking = 32 << 10;  // 48 KiB less the static arrays
+  if (shared > kAllowedWithoutAsking) {
+    MOE_CUDA_CHECK(cudaFuncSetAttribute(build_permutation_kernel,
+                                        cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                        static_cast<int>(shared)));
+  }
+  auto expert_count = static_cast<int>(experts);
+  Permutation views = permutation;
+  void* arguments[] = {
+      &topk_idx,     &routed, &expert_count, &views.block_counts, &views.expert_offsets,
+      &views.dst_row};
+  if (grid.x == 1) {
+    MOE_CUDA_CHECK(cudaLaunchKernel(build_permutation_kernel, grid, dim3(kSortThreads), arguments,
+                                    shared, stream));
+  } else {
+    // Cooperative: the grid barrier needs every block resident, one on each multiprocessor at most.
+    MOE_CUDA_CHECK(cudaLaunchCooperativeKernel(build_permutation_kernel, grid, dim3(kSortThreads),
+                                               arguments, shared, stream));
+  }
+  MOE_CUDA_CHECK_LAUNCH("build_permutation_kernel");
+}
+
+void permute_rows(const void* x, const std::int32_t* dst_row, std::int64_t tokens,
+                  std::int64_t top_k, std::int64_t row_bytes, void* x_perm, cudaStream_t stream) {
+  const auto launch = [&]<class Unit>() {
+    constexpr int kUnroll = 4;
+    const std::int64_t units = row_bytes / static_cast<std::int64_t>(sizeof(Unit));
+    const int segments = segments_per_token(tokens, units, kUnroll * kWarpSize);
+    permute_rows_kernel<Unit, kUnroll>
+        <<<blocks_of_warps(tokens * segments), kCopyWarps * kWarpSize, 0, stream>>>(
+            static_cast<const Unit*>(x), dst_row, tokens, static_cast<int>(top_k), units, segments,
+            static_cast<Unit*>(x_perm));
+  };
+  if (in_widest_vectors(row_bytes, {x, x_perm})) {
+    launch.template operator()<uint4>();
+  } else {
+    launch.template operator()<std::uint16_t>();  // every element type is a multiple of it
+  }
+  MOE_CUDA_CHECK_LAUNCH("permute_rows_kernel");
+}
+
+void unpermute_rows(DType dtype, const void* y_perm, const std::int32_t* dst_row,
+                    const float* topk_weights, std::int64_t tokens, std::int64_t top_k,
+                    std::int64_t hidden, void* y, cudaStream_t stream) {
+  with_device_type(dtype, [&]<class Element>() {
+    const auto launch = [&]<int kWidth, int kSlots>() {
+      constexpr std::int64_t kSegment =
+          static_cast<std::int64_t>(kLoads / kSlots) * kWarpSize * kWidth;
+      const int segments = segments_per_token(tokens, hidden, kSegment);
+      unpermute_rows_kernel<Element, kWidth, kSlots>
+          <<<blocks_of_warps(tokens * segments), kCopyWarps * kWarpSize, 0, stream>>>(
+              static_cast<const Element*>(y_perm), dst_row, topk_weights, tokens,
+              static_cast<int>(top_k), hidden, segments, static_cast<Element*>(y));
+    };
+    const std::int64_t row_bytes = hidden * static_cast<std::int64_t>(sizeof(Element));
+    if (!in_widest_vectors(row_bytes, {y_perm, y})) {
+      launch.template operator()<1, 4>();
+    } else if (top_k <= 2) {
+      launch.template operator()<kWidest<Element>, 2>();
+    } else if (top_k <= 4) {
+      launch.template operator()<kWidest<Element>, 4>();
+    } else {
+      launch.template operator()<kWidest<Element>, 8>();
+    }
+  });
+  MOE_CUDA_CHECK_LAUNCH("unpermute_rows_kernel");
+}
+
+}  // namespace moe::cuda

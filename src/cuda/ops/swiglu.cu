@@ -1,0 +1,140 @@
+#include "cuda/ops/swiglu.h"
+
+#include "cuda/check.h"
+#include "cuda/device/element.cuh"
+#include "cuda/device/swiglu.cuh"
+
+namespace moe::cuda {
+namespace {
+
+constexpr int kThreads = 256;
+
+unsigned blocks_for(std::int64_t work) {
+  return static_cast<unsigned>((work + kThreads - 1) / kThreads);
+}
+
+__device__ __forceinline__ std::int64_t thread_in_grid() {
+  return static_cast<std::int64_t>(blockIdx.x) * kThreads + threadIdx.x;
+}
+
+struct Silu {
+  template <class Element>
+  __device__ static float apply(float value, float) {
+    return silu<Element>(value);
+  }
+};
+struct Multiply {
+  template <class Element>
+  __device__ static float apply(float a, float b) {
+    return a * b;
+  }
+};
+
+/// out[i] = Function(a[i], b[i]), kWidth elements a thread.
+template <class Element, int kWidth, class Function>
+__global__ void __launch_bounds__(kThreads)
+    elementwise_kernel(const Element* a, const Element* b, std::int64_t count, Element* out) {
+  using Vector = Vec<Element, kWidth>;
+  const std::int64_t at = thread_in_grid() * kWidth;
+  if (at >= count) return;
+  const Vector left = *reinterpret_cast<const Vector*>(a + at);
+  const Vector right = *reinterpret_cast<const Vector*>(b + at);
+  Vector result;
+#pragma unroll
+  for (int i = 0; i < kWidth; ++i) {
+    result.at[i] = from_float<Element>(
+        Function::template apply<Element>(to_float(left.at[i]), to_float(right.at[i])));
+  }
+  *reinterpret_cast<Vector*>(out + at) = result;
+}
+
+template <class Function>
+void elementwise(DType dtype, const void* a, const void* b, std::int64_t count, void* out,
+                 cudaStream_t stream) {
+  with_device_type(dtype, [&]<class Element>() {
+    const auto launch = [&]<int kWidth>() {
+      elementwise_kernel<Element, kWidth, Function>
+          <<<blocks_for((count + kWidth - 1) / kWidth), kThreads, 0, stream>>>(
+              static_cast<const Element*>(a), static_cast<const Element*>(b), count,
+              static_cast<Element*>(out));
+    };
+    if (in_widest_vectors(count * static_cast<std::int64_t>(sizeof(Element)), {a, b, out})) {
+      launch.template operator()<kWidest<Element>>();
+    } else {
+      launch.template operator()<1>();
+    }
+  });
+  MOE_CUDA_CHECK_LAUNCH("elementwise_kernel");
+}
+
+/// One thread kUnroll vectors of gate and of up, all of them in flight before the first is used.
+/// Vectors are numbered through all rows, so that narrow rows share a block.
+template <class Element, int kWidth, int kUnroll>
+__global__ void __launch_bounds__(kThreads)
+    swiglu_rows_kernel(const Element* gate_up, std::int64_t rows, std::int64_t intermediate,
+                       Element* act, std::int64_t act_stride) {
+  using Vector = Vec<Element, kWidth>;
+  const std::int64_t vectors_per_row = intermediate / kWidth;
+  const std::int64_t first =
+      static_cast<std::int64_t>(blockIdx.x) * kThreads * kUnroll + threadIdx.x;
+  Vector gate[kUnroll];
+  Vector up[kUnroll];
+  Element* out[kUnroll];
+#pragma unroll
+  for (int u = 0; u < kUnroll; ++u) {
+    const std::int64_t vector = first + u * kThreads;
+    const std::int64_t row = vector / vectors_per_row;
+    out[u] = nullptr;
+    if (row >= rows) continue;
+    const std::int64_t column = (vector - row * vectors_per_row) * kWidth;
+    const Element* const gate_at = gate_up + row * 2 * intermediate + column;
+    gate[u] = *reinterpret_cast<const Vector*>(gate_at);
+    up[u] = *reinterpret_cast<const Vector*>(gate_at + intermediate);
+    out[u] = act + row * act_stride + column;
+  }
+#pragma unroll
+  for (int u = 0; u < kUnroll; ++u) {
+    if (out[u] == nullptr) continue;
+    Vector result;
+#pragma unroll
+    for (int i = 0; i < kWidth; ++i) {
+      result.at[i] =
+          from_float<Element>(silu<Element>(to_float(gate[u].at[i])) * to_float(up[u].at[i]));
+    }
+    *reinterpret_cast<Vector*>(out[u]) = result;
+  }
+}
+
+}  // namespace
+
+void silu(DType dtype, const void* gate, std::int64_t count, void* out, cudaStream_t stream) {
+  elementwise<Silu>(dtype, gate, gate, count, out, stream);
+}
+
+void multiply(DType dtype, const void* a, const void* b, std::int64_t count, void* out,
+              cudaStream_t stream) {
+  elementwise<Multiply>(dtype, a, b, count, out, stream);
+}
+
+void swiglu_rows(DType dtype, const void* gate_up, std::int64_t rows, std::int64_t intermediate,
+                 void* act, std::int64_t act_stride, cudaStream_t stream) {
+  with_device_type(dtype, [&]<class Element>() {
+    const auto launch = [&]<int kWidth>() {
+      constexpr int kUnroll = 2;
+      const std::int64_t vectors = rows * (intermediate / kWidth);
+      swiglu_rows_kernel<Element, kWidth, kUnroll>
+          <<<blocks_for((vectors + kUnroll - 1) / kUnroll), kThreads, 0, stream>>>(
+              static_cast<const Element*>(gate_up), rows, intermediate, static_cast<Element*>(act),
+              act_stride);
+    };
+    constexpr auto kBytes = static_cast<std::int64_t>(sizeof(Element));
+    if (in_widest_vectors(intermediate * kBytes, {gate_up, act}) && act_stride * kBytes % 16 == 0) {
+      launch.template operator()<kWidest<Element>>();
+    } else {
+      launch.template operator()<1>();
+    }
+  });
+  MOE_CUDA_CHECK_LAUNCH("swiglu_rows_kernel");
+}
+
+}  // namespace moe::cuda

@@ -1,0 +1,50 @@
+#include "cuda/level_base.h"
+
+#include "core/check.h"
+#include "cuda/ops/router.h"
+
+namespace moe::cuda {
+
+std::string CudaLevel::unsupported(const Problem& problem, const ExecutionOptions&) const {
+  const Shape& shape = problem.shape;
+  if (shape.experts > kMaxExperts) {
+    return fmt::format("the routing kernels hold at most {} experts, not {}", kMaxExperts,
+                       shape.experts);
+  }
+  if (shape.routed_rows() > INT32_MAX) {
+    return fmt::format("{} routed rows exceed 32-bit row numbers", shape.routed_rows());
+  }
+  return {};
+}
+
+std::string CudaLevel::isa() const {
+  return fmt::format("sm_{}{}", device_->facts().major, device_->facts().minor);
+}
+
+void CudaLevel::keep(const Problem& problem, const Weights& weights,
+                     const ExecutionOptions& execution) {
+  problem_ = problem;
+  weights_ = weights;
+  device_ = &device_of(execution);
+  library_.emplace();
+  router_.emplace(*library_, MatmulSpec{.n = problem.shape.experts,
+                                        .k = problem.shape.hidden,
+                                        .in = problem.dtype,
+                                        .out = DType::kF32});
+  router_->choose_up_to(problem.shape.tokens);
+}
+
+void CudaLevel::route(Context& context, const TensorView& x, std::int64_t first_token,
+                      std::int64_t tokens, const Routing& out) {
+  const Shape& shape = problem_.shape;
+  router_->run(x.as<const std::byte>() + element_bytes(first_token * shape.hidden),
+               weights_.router.data, out.logits, tokens, stream());
+  softmax_top_k(out.logits, tokens, shape.experts, shape.top_k, out.topk_idx, out.topk_weights,
+                stream());
+  context.record("route", static_cast<std::uint64_t>(tokens * shape.top_k) * 8, [&] {
+    return fmt::format("tokens {}..{}, top {} of {}", first_token, first_token + tokens,
+                       shape.top_k, shape.experts);
+  });
+}
+
+}  // namespace moe::cuda

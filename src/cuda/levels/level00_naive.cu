@@ -1,0 +1,149 @@
+// Level 00 · naive — token by token, expert by expert, as a loop over tokens issues it.
+// Builds on nothing.
+// Changes   nothing: this is the definition of the layer written down as a loop on the host, which
+//           launches a GEMM for every projection of every routed row.
+// Why       it is the baseline that every speedup is measured against, so it has to be a fair one:
+//           the projections are the library's GEMMs on weights contiguous along the reduction, and
+//           routing is done for all tokens at once.
+//             FLOPs         6·T·K·H·I + 2·T·H·E
+//             weight bytes  3·T·K·H·I·b: every routed row reads its expert's matrices
+//             launches      6·T·K
+// Costs     a launch takes the host a few microseconds, and a product with one row neither fills the
+//           device nor lasts that long: the host is the limit. Before the loop the host has to wait
+//           for the routing, because it decides which matrices to launch.
+// Measured  docs/levels/level00_naive.md
+//
+//   x[T,H] ─▶ logits[T,E] ─▶ top-k ─▶ host ─▶ for each token, for each of its K experts:
+//             gate[I], up[I] ─silu─multiply─▶ act[I] ─down─▶ out[H] ─▶ sum[H] += weight · out
+#include <vector>
+
+#include "cuda/check.h"
+#include "cuda/device/element.cuh"
+#include "cuda/level_base.h"
+#include "cuda/ops/swiglu.h"
+#include "cuda/ops/transient.h"
+
+namespace moe::cuda {
+namespace {
+
+/// sum[h] = (first ? 0 : sum[h]) + *weight · out[h]; the last expert of a token writes y.
+template <class Element>
+__global__ void weighted_add_kernel(const Element* __restrict__ out,
+                                    const float* __restrict__ weight, std::int64_t hidden,
+                                    bool first, float* __restrict__ sum, Element* __restrict__ y) {
+  const std::int64_t h = static_cast<std::int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
+  if (h >= hidden) return;
+  const float value = fmaf(*weight, to_float(out[h]), first ? 0.0F : sum[h]);
+  if (y == nullptr) {
+    sum[h] = value;
+  } else {
+    y[h] = from_float<Element>(value);
+  }
+}
+
+class Naive final : public CudaLevel {
+ public:
+  [[nodiscard]] MemoryNeeds memory(const Problem& problem, const ExecutionOptions&) const override {
+    const Shape& shape = problem.shape;
+    const auto bytes = [](std::int64_t count, std::size_t size) {
+      return TransientBuffer::footprint(static_cast<std::uint64_t>(count) * size);
+    };
+    const std::size_t element = size_of(problem.dtype);
+    return {.transient = bytes(shape.tokens * shape.experts, sizeof(float)) +
+                         2 * bytes(shape.routed_rows(), sizeof(float)) +
+                         4 * bytes(shape.intermediate, element) + bytes(shape.hidden, element) +
+                         bytes(shape.hidden, sizeof(float)),
+            .prepared = kBasePrepared};
+  }
+
+  void prepare(const Problem& problem, const Weights& weights,
+               const ExecutionOptions& execution) override {
+    keep(problem, weights, execution);
+    const Shape& shape = problem.shape;
+    pool_.emplace(*device_);
+    gate_or_up_.emplace(
+        *library_,
+        MatmulSpec{
+            .n = shape.intermediate, .k = shape.hidden, .in = problem.dtype, .out = problem.dtype});
+    down_.emplace(
+        *library_,
+        MatmulSpec{
+            .n = shape.hidden, .k = shape.intermediate, .in = problem.dtype, .out = problem.dtype});
+  }
+
+  void forward(Context& context, const TensorView& x, const TensorView& y) override {
+    const Shape& shape = problem_.shape;
+    const std::int64_t tokens = x.dim(0);
+    const std::int64_t rows = tokens * shape.top_k;
+    const auto floats = [](std::int64_t count) {
+      return static_cast<std::uint64_t>(count) * sizeof(float);
+    };
+    const auto take = [&](const char* what, std::uint64_t bytes) {
+      return allocate(context, *pool_, what, bytes);
+    };
+    const TransientBuffer logits = take("router_logits[T,E]", floats(tokens * shape.experts));
+    const TransientBuffer topk_idx = take("topk_idx[T,K]", floats(rows));
+    const TransientBuffer topk_weights = take("topk_weights[T,K]", floats(rows));
+    route(context, x, 0, tokens,
+          {logits.as<float>(), topk_idx.as<std::int32_t>(), topk_weights.as<float>()});
+    std::vector<std::int32_t> chosen(static_cast<std::size_t>(rows));
+    device_->copy_to_host(chosen.data(), topk_idx.data(), chosen.size() * sizeof(chosen[0]));
+    context.record("wait", chosen.size() * sizeof(chosen[0]),
+                   [] { return std::string("the host reads topk_idx"); });
+
+    const Row row{take("gate[I]", element_bytes(shape.intermediate)),
+                  take("up[I]", element_bytes(shape.intermediate)),
+                  take("silu[I]", element_bytes(shape.intermediate)),
+                  take("act[I]", element_bytes(shape.intermediate)),
+                  take("out[H]", element_bytes(shape.hidden)),
+                  take("sum[H]", floats(shape.hidden))};
+    for (std::int64_t token = 0; token < tokens; ++token) {
+      for (std::int64_t slot = 0; slot < shape.top_k; ++slot) {
+        run_expert(chosen[static_cast<std::size_t>(token * shape.top_k + slot)], x, token, slot,
+                   topk_weights.as<float>(), row, y);
+      }
+    }
+    context.record("token_loop", y.bytes(), [&] {
+      return fmt::format("{} tokens x {} experts, 6 launches each", tokens, shape.top_k);
+    });
+  }
+
+ private:
+  struct Row {
+    TransientBuffer gate, up, silu, act, out, sum;
+  };
+
+  void run_expert(std::int64_t expert, const TensorView& x, std::int64_t token, std::int64_t slot,
+                  const float* topk_weights, const Row& row, const TensorView& y) {
+    const Shape& shape = problem_.shape;
+    const std::uint64_t matrix = element_bytes(expert * shape.intermediate * shape.hidden);
+    const std::byte* const input = x.as<std::byte>() + element_bytes(token * shape.hidden);
+    gate_or_up_->run(input, weights_.gate.as<std::byte>() + matrix, row.gate.data(), 1, stream());
+    gate_or_up_->run(input, weights_.up.as<std::byte>() + matrix, row.up.data(), 1, stream());
+    silu(problem_.dtype, row.gate.data(), shape.intermediate, row.silu.data(), stream());
+    multiply(problem_.dtype, row.silu.data(), row.up.data(), shape.intermediate, row.act.data(),
+             stream());
+    down_->run(row.act.data(), weights_.down.as<std::byte>() + matrix, row.out.data(), 1, stream());
+    with_device_type(problem_.dtype, [&]<class Element>() {
+      constexpr unsigned kThreads = 256;
+      const auto blocks = static_cast<unsigned>((shape.hidden + kThreads - 1) / kThreads);
+      weighted_add_kernel<<<blocks, kThreads, 0, stream()>>>(
+          row.out.as<const Element>(), topk_weights + token * shape.top_k + slot, shape.hidden,
+          slot == 0, row.sum.as<float>(),
+          slot + 1 < shape.top_k ? nullptr : y.as<Element>() + token * shape.hidden);
+    });
+    MOE_CUDA_CHECK_LAUNCH("weighted_add_kernel");
+  }
+
+  std::optional<MemoryPool> pool_;
+  std::optional<Matmul> gate_or_up_;
+  std::optional<Matmul> down_;
+};
+
+}  // namespace
+
+std::unique_ptr<Level> make_level00_naive() {
+  return std::make_unique<Naive>();
+}
+
+}  // namespace moe::cuda

@@ -1,0 +1,142 @@
+// Level 02 · fused — SiLU(gate)·up inside the product that makes gate and up.
+// Builds on 01.
+// Changes   "gate product, up product, SiLU, multiply" become one kernel of ours: a warp multiplies
+//           rows of the gate and of the up matrix with x at once and applies the activation to the
+//           sums while they are in registers.
+// Why       gate[TK,I], up[TK,I] and silu[TK,I] are never stored, and x is read once for both:
+//             activation bytes   01: 7·b·TK·I    02: b·TK·I
+//           FLOPs and weight bytes are unchanged.
+// Costs     gate and up weights are needed together, so the gather takes both, half of the I rows at
+//           a time: the buffer stays at T·K·H·I·b. The gather itself, the larger part of the time,
+//           is untouched: a fusion of activations alone cannot help much.
+// Measured  docs/levels/level02_fused.md
+//
+//   route ─▶ 2 × { gather gate|up rows [TK,2,I/2,H] ─▶ product + swiglu ─▶ act[TK,I/2] }
+//         ─▶ gather down ─▶ y_rows[TK,H] ─▶ combine
+#include <algorithm>
+
+#include "cuda/level_base.h"
+#include "cuda/ops/gather.h"
+#include "cuda/ops/permute.h"
+#include "cuda/ops/row_products.h"
+#include "cuda/ops/transient.h"
+
+namespace moe::cuda {
+namespace {
+
+/// The I rows are gathered in this many parts, so that gate and up together take one matrix's room.
+constexpr std::int64_t kParts = 2;
+
+class Fused final : public CudaLevel {
+ public:
+  [[nodiscard]] MemoryNeeds memory(const Problem& problem, const ExecutionOptions&) const override {
+    const Shape& shape = problem.shape;
+    const auto bytes = [](std::int64_t count, std::size_t size) {
+      return TransientBuffer::footprint(static_cast<std::uint64_t>(count) * size);
+    };
+    const std::int64_t rows = shape.routed_rows();
+    const std::size_t element = size_of(problem.dtype);
+    return {.transient = bytes(shape.tokens * shape.experts, sizeof(float)) +
+                         2 * bytes(rows, sizeof(float)) +
+                         bytes(rows * shape.intermediate, element) +
+                         bytes(rows * shape.hidden, element) +
+                         bytes(rows * gathered_rows(shape) * shape.hidden, element),
+            .prepared = kBasePrepared};
+  }
+
+  void prepare(const Problem& problem, const Weights& weights,
+               const ExecutionOptions& execution) override {
+    keep(problem, weights, execution);
+    const Shape& shape = problem.shape;
+    pool_.emplace(*device_);
+    down_.emplace(*library_, MatmulSpec{.n = shape.hidden,
+                                        .k = shape.intermediate,
+                                        .in = problem.dtype,
+                                        .out = problem.dtype,
+                                        .batch_stride_w = shape.hidden * shape.intermediate,
+                                        .batch_stride_a = shape.intermediate,
+                                        .batch_stride_c = shape.hidden});
+  }
+
+  void forward(Context& context, const TensorView& x, const TensorView& y) override {
+    const Shape& shape = problem_.shape;
+    const std::int64_t tokens = x.dim(0);
+    const std::int64_t rows = tokens * shape.top_k;
+    const auto floats = [](std::int64_t count) {
+      return static_cast<std::uint64_t>(count) * sizeof(float);
+    };
+    const auto take = [&](const char* what, std::uint64_t bytes) {
+      return allocate(context, *pool_, what, bytes);
+    };
+    const TransientBuffer logits = take("router_logits[T,E]", floats(tokens * shape.experts));
+    const TransientBuffer topk_idx = take("topk_idx[T,K]", floats(rows));
+    const TransientBuffer topk_weights = take("topk_weights[T,K]", floats(rows));
+    route(context, x, 0, tokens,
+          {logits.as<float>(), topk_idx.as<std::int32_t>(), topk_weights.as<float>()});
+
+    const TransientBuffer act = take("act[TK,I]", element_bytes(rows * shape.intermediate));
+    const std::int64_t part = (shape.intermediate + kParts - 1) / kParts;
+    {
+      const TransientBuffer gathered =
+          take("gathered gate|up[TK,2,I/2,H]", element_bytes(rows * 2 * part * shape.hidden));
+      for (std::int64_t first = 0; first < shape.intermediate; first += part) {
+        gate_up_part(context, topk_idx.as<std::int32_t>(), x, rows,
+                     {first, std::min(part, shape.intermediate - first)}, gathered, act);
+      }
+    }
+
+    const TransientBuffer y_rows = take("y_rows[TK,H]", element_bytes(rows * shape.hidden));
+    {
+      const std::int64_t matrix = shape.hidden * shape.intermediate;
+      const TransientBuffer gathered = take("gathered down[TK,H,I]", element_bytes(rows * matrix));
+      gather_weights(weights_.down, topk_idx.as<std::int32_t>(), rows, {0, shape.hidden}, matrix,
+                     gathered.data(), stream());
+      context.record("gather", element_bytes(rows * matrix),
+                     [] { return std::string("gathered down[TK,H,I]"); });
+      down_->run(act.data(), gathered.data(), y_rows.data(), 1, stream(), rows);
+      context.record("batched_product", element_bytes(rows * shape.hidden), [&] {
+        return fmt::format("{} x [{},{}]", rows, shape.hidden, shape.intermediate);
+      });
+    }
+    unpermute_rows(problem_.dtype, y_rows.data(), nullptr, topk_weights.as<float>(), tokens,
+                   shape.top_k, shape.hidden, y.data, stream());
+    context.record("combine", y.bytes(),
+                   [] { return std::string("weights applied, fixed order"); });
+  }
+
+ private:
+  /// Matrix rows per routed row in the larger of the two gathers: gate|up, when an odd I rounds up.
+  static std::int64_t gathered_rows(const Shape& shape) {
+    return 2 * ((shape.intermediate + kParts - 1) / kParts);
+  }
+
+  void gate_up_part(Context& context, const std::int32_t* topk_idx, const TensorView& x,
+                    std::int64_t rows, RowSlice slice, const TransientBuffer& gathered,
+                    const TransientBuffer& act) {
+    const Shape& shape = problem_.shape;
+    const std::int64_t half = slice.count * shape.hidden;
+    std::byte* const up = gathered.as<std::byte>() + element_bytes(half);
+    gather_weights(weights_.gate, topk_idx, rows, slice, 2 * half, gathered.data(), stream());
+    gather_weights(weights_.up, topk_idx, rows, slice, 2 * half, up, stream());
+    context.record("gather", element_bytes(rows * 2 * half), [&] {
+      return fmt::format("gate and up rows {}..{}", slice.first, slice.first + slice.count);
+    });
+    product_swiglu(problem_.dtype, {gathered.data(), nullptr, 2 * half}, {up, nullptr, 2 * half},
+                   x.data, rows, shape.top_k, slice.count, shape.hidden,
+                   act.as<std::byte>() + element_bytes(slice.first), shape.intermediate, stream());
+    context.record("batched_product_swiglu", element_bytes(rows * slice.count), [&] {
+      return fmt::format("{} x 2 x [{},{}]", rows, slice.count, shape.hidden);
+    });
+  }
+
+  std::optional<MemoryPool> pool_;
+  std::optional<Matmul> down_;
+};
+
+}  // namespace
+
+std::unique_ptr<Level> make_level02_fused() {
+  return std::make_unique<Fused>();
+}
+
+}  // namespace moe::cuda

@@ -36,14 +36,14 @@
 namespace moe::cpu {
 namespace {
 
-// Rows of one GEMM at most; larger groups are cut into equal blocks. More would make more primitives
-// and larger blocks per thread, and gain nothing (docs/levels/level05_graphs.md#what-did-not-help).
-constexpr std::int64_t kMaxRows = 128;
+// Rows of one GEMM at most; larger groups are cut into equal blocks. At 128, groups a little larger
+// than that became two blocks of half the size (docs/levels/level05_graphs.md#what-did-not-help).
+constexpr std::int64_t kMaxRows = 256;
 // Rows of one expert GEMM at least: a group of 1 to 3 rows runs as 4, the others being rows nobody
 // reads. oneDNN's kernels for 1 and 2 rows reach a smaller share of the memory rate than its kernel
 // for 4 (docs/levels/level05_graphs.md#why).
 constexpr std::int64_t kMinRows = 4;
-// Columns of a panel at most: gate|up of 128 rows x 2·512 columns is 512 KiB, half a core's L2 here.
+// Columns of a panel at most: gate|up of 256 rows x 2·512 columns, fp32, is 1 MiB per thread.
 constexpr std::int64_t kMaxPanel = 512;
 
 std::int64_t rows_in_block(std::int64_t rows) {

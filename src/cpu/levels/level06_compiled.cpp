@@ -106,17 +106,21 @@ class Level06Compiled final : public Level {
     const Depths depths = padded_depths(kernels, shape);
     ArenaPlan plan;
     take_workspace(plan, kernels, shape);
-    const auto panel_bytes = [&](std::int64_t depth) {
-      return PackedMatrices::panel_bytes_for(kernels, problem.dtype, depth);
+    // Every buffer is rounded up to whole pages by the kernel.
+    const auto buffer = [&](std::int64_t panels, std::int64_t depth) {
+      constexpr std::size_t kPage = 4096;
+      const std::int64_t bytes =
+          panels * PackedMatrices::panel_bytes_for(kernels, problem.dtype, depth);
+      return std::uint64_t{round_up(static_cast<std::size_t>(bytes), kPage)};
     };
-    const std::int64_t packed =
-        shape.experts * PackedMatrices::gate_up_panels_for(kernels, shape.intermediate) *
-            panel_bytes(depths.hidden) +
-        shape.experts * PackedMatrices::panels_for(kernels, shape.hidden) *
-            panel_bytes(depths.intermediate) +
-        PackedMatrices::panels_for(kernels, shape.experts) * panel_bytes(depths.hidden);
-    return {
-        .workspace = plan.bytes(), .transient = 0, .prepared = static_cast<std::uint64_t>(packed)};
+    const std::int64_t gate_up =
+        shape.experts * PackedMatrices::gate_up_panels_for(kernels, shape.intermediate);
+    const std::int64_t down = shape.experts * PackedMatrices::panels_for(kernels, shape.hidden);
+    const std::int64_t router = PackedMatrices::panels_for(kernels, shape.experts);
+    return {.workspace = plan.bytes(),
+            .transient = 0,
+            .prepared = buffer(gate_up, depths.hidden) + buffer(down, depths.intermediate) +
+                        buffer(router, depths.hidden)};
   }
 
   void prepare(const Problem& problem, const Weights& weights,

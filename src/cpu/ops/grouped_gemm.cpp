@@ -197,13 +197,9 @@ void run_tasks(const GroupedGemm& gemm, std::atomic<std::int64_t>& counter) {
   std::int64_t number = counter.fetch_add(1, std::memory_order_relaxed);
   if (number >= count) return;
   Task task = cursor.at(number);
-  bool more = true;
-  while (more) {
-    // The next task is taken before this one runs, so that its first panel can be fetched ahead.
-    number = counter.fetch_add(1, std::memory_order_relaxed);
-    more = number < count;
-    const Task next_task = more ? cursor.at(number) : Task{};
+  while (number < count) {
     const TileChoice& choice = gemm.groups.choices->of(gemm.groups.rows(task.expert));
+    Task next_task;
     for (std::int64_t panel = task.panels.begin; panel < task.panels.end;) {
       const auto panels =
           static_cast<int>(std::min<std::int64_t>(choice.shape.panels, task.panels.end - panel));
@@ -211,8 +207,14 @@ void run_tasks(const GroupedGemm& gemm, std::atomic<std::int64_t>& counter) {
       const char* next = nullptr;
       if (after < task.panels.end) {
         next = gemm.weights->panel(task.expert, after);
-      } else if (more) {
-        next = gemm.weights->panel(next_task.expert, next_task.panels.begin);
+      } else {
+        // The next task is taken before the last panels of this one, so that they can fetch its
+        // first panel; not earlier, so that no thread sits on work that another could do.
+        number = counter.fetch_add(1, std::memory_order_relaxed);
+        if (number < count) {
+          next_task = cursor.at(number);
+          next = gemm.weights->panel(next_task.expert, next_task.panels.begin);
+        }
       }
       multiply_panels(gemm, task, panel, panels, next);
       panel = after;

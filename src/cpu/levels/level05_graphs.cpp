@@ -62,7 +62,7 @@ std::int64_t most_rows(const Shape& shape) {
 /// down projection: a panel of K·H/(2·threads) columns fits there for any row count.
 Panels gate_up_panels(const Shape& shape, int threads) {
   return Panels::split(shape.intermediate,
-                       std::min(shape.top_k * shape.hidden / (2 * threads), kMaxPanel), threads);
+                       std::min(shape.top_k * shape.hidden / 2 / threads, kMaxPanel), threads);
 }
 
 Panels down_panels(const Shape& shape, int threads) {

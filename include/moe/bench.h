@@ -67,7 +67,9 @@ struct BenchOptions {
   /// Seconds that one level may spend on one problem, from verification to the last sample; 0 = no
   /// limit. A level that cannot finish (estimated from forwards of fewer tokens) is not started.
   double timeout_seconds = 0;
-  std::function<void(const std::string&)> progress;  ///< called from run()'s thread; may be empty
+  /// Called from run()'s thread with what comes next; `milestone` is false for single rounds. May be
+  /// empty.
+  std::function<void(const std::string& text, bool milestone)> progress;
 };
 
 /// One level on one problem.

@@ -179,8 +179,8 @@ struct BenchRun::State {
   OwnedWeights weights;
   std::unique_ptr<Probes> probes;
 
-  void say(const std::string& text) const {
-    if (options.progress) options.progress(text);
+  void say(const std::string& text, bool milestone = true) const {
+    if (options.progress) options.progress(text, milestone);
   }
   void run();
   void run_point(Point& point);
@@ -194,6 +194,7 @@ struct BenchRun::State {
   void take_sample(Running& level);
   void decide(LevelState& state, RowStatus status, const std::string& reason);
   void decide(LevelState& state, const Error& error);
+  void fail_output(LevelState& state, const std::string& failure);
   Forward forward_of(Layer& layer);
 };
 
@@ -237,6 +238,16 @@ void BenchRun::State::decide(LevelState& state, RowStatus status, const std::str
   state.row.status = status;
   state.row.reason = reason;
   state.decided = true;
+}
+
+/// A wrong output as the row's verdict, whatever was measured before.
+void BenchRun::State::fail_output(LevelState& state, const std::string& failure) {
+  {
+    const std::lock_guard lock(mutex);
+    state.row.wrong_output = true;
+    state.row.verified = false;
+  }
+  decide(state, RowStatus::kFailed, failure);
 }
 
 /// An error of one level as its row.
@@ -377,10 +388,7 @@ bool BenchRun::State::verify(Running& level) {
   state.row.error = level.series->worst().max_row_error;
   state.row.tolerance_used = level.series->worst().tolerance_used;
   state.row.verified = right;
-  if (!right) {
-    state.row.wrong_output = true;
-    decide(state, RowStatus::kFailed, level.series->failure());
-  }
+  if (!right) fail_output(state, level.series->failure());
   return right;
 }
 
@@ -457,6 +465,9 @@ void BenchRun::State::time_group(Point& point, std::vector<std::unique_ptr<Runni
   const int probes_per_round = (kFewestProbes + probe_rounds - 1) / probe_rounds;
 
   for (int round = 0; round < rounds && !stopping; ++round) {
+    if (round % 10 == 0) {
+      say(fmt::format("T={} round {}/{}", point.problem.shape.tokens, round + 1, rounds));
+    }
     if (takes_part(round, rounds, probe_rounds)) {
       for (int i = 0; i < probes_per_round; ++i) {
         ProbeSamples taken;
@@ -472,13 +483,12 @@ void BenchRun::State::time_group(Point& point, std::vector<std::unique_ptr<Runni
       Running& level = *running[std::min(position, size - 1)];
       if (!level.active || !takes_part(round, rounds, level.wanted)) continue;
       say(fmt::format("T={} round {}/{} {}", point.problem.shape.tokens, round + 1, rounds,
-                      level.state->row.level.name));
+                      level.state->row.level.name),
+          false);
       if (position < size) {
         take_sample(level);
       } else if (!same.sample()) {
-        level.state->row.wrong_output = true;
-        level.state->row.verified = false;
-        decide(*level.state, RowStatus::kFailed, same.failure());
+        fail_output(*level.state, same.failure());
         level.active = false;
       }
     }

@@ -20,6 +20,15 @@ CLI::App& innermost(CLI::App& app) {
   return *at;
 }
 
+/// What CLI11 says about a missing value, in our words.
+std::string complaint(const CLI::ParseError& error) {
+  const std::string what = error.what();
+  if (error.get_name() == "ArgumentMismatch") {
+    return what.substr(0, what.find(':')) + " needs a value";
+  }
+  return what;
+}
+
 /// "moe bench run"
 std::string full_name(const CLI::App& app) {
   const CLI::App* parent = app.get_parent();
@@ -30,6 +39,8 @@ std::string full_name(const CLI::App& app) {
 [[noreturn]] void fail_parsing(CLI::App& app, const CLI::ParseError& error) {
   CLI::App& command = innermost(app);
   const std::string name = full_name(command);
+  // main() puts "moe: " in front of every message.
+  const std::string prefix = name == "moe" ? "" : name.substr(4) + ": ";
   const std::vector<std::string> extras = app.remaining(true);
   if (!extras.empty()) {
     const std::string& word = extras.front();
@@ -45,26 +56,22 @@ std::string full_name(const CLI::App& app) {
         known.push_back(candidate->get_name());
       }
     }
-    MOE_CHECK(known.empty(), "{}: unknown {} '{}'; did you mean '{}'?", name,
+    MOE_CHECK(known.empty(), "{}unknown {} '{}'; did you mean '{}'?", prefix,
               option ? "option" : "command", word,
               nearest_match(word.substr(0, word.find('=')), known));
-    fail(ErrorCode::kInvalidArgument, "{}: unexpected argument '{}'", name, word);
+    fail(ErrorCode::kInvalidArgument, "{}unexpected argument '{}'", prefix, word);
   }
-  std::string what = error.what();
-  if (what.find("subcommand") != std::string::npos) {
+  if (error.get_name() == "RequiredError" && !command.get_subcommands({}).empty()) {
     std::string commands;
     for (const CLI::App* candidate : command.get_subcommands({})) {
       commands += (commands.empty() ? "" : ", ") + candidate->get_name();
     }
     fail(ErrorCode::kInvalidArgument, "{} needs a command: {}", name, commands);
   }
-  fail(ErrorCode::kInvalidArgument, "{}: {}", name, what);
+  fail(ErrorCode::kInvalidArgument, "{}{}", prefix, complaint(error));
 }
 
-}  // namespace
-
-int run_app(int argc, char** argv) {
-  CLI::App app("Mixture-of-Experts layer: lab, library, measuring instrument", "moe");
+std::vector<Command> add_commands(CLI::App& app) {
   app.set_help_flag("-h,--help");
   app.set_version_flag("--version", "moe " + version());
   app.require_subcommand(1);
@@ -72,14 +79,35 @@ int run_app(int argc, char** argv) {
   bench->require_subcommand(1);
   CLI::App* presets = app.add_subcommand("presets", "Shapes of known models");
   presets->require_subcommand(1);
-  const std::vector<Command> commands = {add_bench_run(*bench),
-                                         add_bench_list(*bench),
-                                         add_verify(app),
-                                         add_presets_list(*presets),
-                                         add_presets_show(*presets),
-                                         add_explain(app),
-                                         add_roofline(app),
-                                         add_doctor(app)};
+  return {add_bench_run(*bench),
+          add_bench_list(*bench),
+          add_verify(app),
+          add_presets_list(*presets),
+          add_presets_show(*presets),
+          add_explain(app),
+          add_roofline(app),
+          add_doctor(app)};
+}
+
+}  // namespace
+
+std::vector<std::string> option_names(const std::string& command) {
+  CLI::App app("", "moe");
+  std::vector<std::string> names;
+  for (const Command& candidate : add_commands(app)) {
+    if (full_name(*candidate.app) != command) continue;
+    for (const CLI::Option* option : candidate.app->get_options()) {
+      for (const std::string& name : option->get_lnames()) {
+        if (name != "help") names.push_back("--" + name);
+      }
+    }
+  }
+  return names;
+}
+
+int run_app(int argc, char** argv) {
+  CLI::App app("Mixture-of-Experts layer: lab, library, measuring instrument", "moe");
+  const std::vector<Command> commands = add_commands(app);
   try {
     app.parse(argc, argv);
   } catch (const CLI::CallForHelp&) {

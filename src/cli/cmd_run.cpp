@@ -76,7 +76,9 @@ class Run {
 
   int run() {
     const std::string started = utc_now();
-    bench_.progress = [this](const std::string& text) { progress_.say(text); };
+    bench_.progress = [this](const std::string& text, bool milestone) {
+      progress_.say(text, milestone);
+    };
     BenchRun bench(bench_);
     const Watched watched = watch(bench, bench_.timeout_seconds);
     progress_.clear();

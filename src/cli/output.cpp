@@ -70,12 +70,12 @@ Progress::~Progress() {
   clear();
 }
 
-void Progress::say(const std::string& text) {
+void Progress::say(const std::string& text, bool milestone) {
   if (quiet_) return;
   if (terminal_) {
     std::fprintf(stderr, "\r\x1b[K%s", text.c_str());
     shown_ = true;
-  } else {
+  } else if (milestone) {
     std::fprintf(stderr, "%s\n", text.c_str());
   }
   std::fflush(stderr);

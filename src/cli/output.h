@@ -23,7 +23,8 @@ class Progress {
   ~Progress();
   Progress(const Progress&) = delete;
   Progress& operator=(const Progress&) = delete;
-  void say(const std::string& text);
+  /// What is no milestone is only shown on a terminal, where the next message replaces it.
+  void say(const std::string& text, bool milestone = true);
   /// Removes the rewriting line, before something else is printed.
   void clear();
 

@@ -19,9 +19,11 @@ std::string percent(double fraction) {
 
 std::string machine_text(const Report& report) {
   const MachineInfo& machine = report.machine;
-  std::string text = fmt::format("{}, {} cores, {} threads, {}, {}, {}", machine.cpu, machine.cores,
-                                 machine.threads, format_bytes(machine.memory_bytes), machine.os,
-                                 machine.compiler);
+  std::string text = fmt::format("{}, {} cores, {} threads, {}", machine.cpu, machine.cores,
+                                 machine.threads, format_bytes(machine.memory_bytes));
+  for (const std::string& part : {machine.os, machine.compiler}) {
+    if (!part.empty()) text += ", " + part;
+  }
   if (!report.commit.empty()) {
     text += fmt::format(", commit {}{}", report.commit.substr(0, 10),
                         report.modified ? " (modified)" : "");
@@ -47,7 +49,7 @@ std::string speedup_cell(const BenchRow& row) {
 
 std::string change_cell(const BenchRow& row) {
   if (!row.gain_vs_previous) return "-";
-  return (row.distinguishable ? "" : "~") + factor(*row.gain_vs_previous);
+  return fmt::format("{}{}", row.distinguishable ? "" : "~", factor(*row.gain_vs_previous));
 }
 
 std::string ceiling_cell(const BenchRow& row) {
@@ -97,15 +99,21 @@ std::vector<Footer> footers(const Report& report, const std::vector<ReportRow>& 
   }
   std::string samples;
   std::string notes;
+  bool above_roof = false;
   for (const ReportRow& row : rows) {
     if (row.bench.status != RowStatus::kOk) continue;
     samples += fmt::format("{}{} {}", samples.empty() ? "" : ", ", row.bench.level.name,
                            row.bench.samples);
     if (!row.bench.notes.empty() && notes.empty()) notes = row.bench.notes;
+    above_roof = above_roof || row.bench.ceiling_fraction > 1;
   }
   if (!samples.empty()) list.push_back({"samples", samples});
+  if (above_roof) {
+    list.push_back({"note",
+                    "above 100 %: the roof reads weights from main memory at the median rate; what "
+                    "stays in a cache, or runs while the rate is high, beats it"});
+  }
   if (!notes.empty()) list.push_back({"note", notes});
-  if (!report.preset_limits.empty()) list.push_back({"preset", report.preset_limits});
   if (!report.complete) list.push_back({"note", "interrupted: only what was finished is listed"});
   list.push_back({"repro", report.command});
   return list;

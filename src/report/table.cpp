@@ -20,7 +20,7 @@ struct Column {
 };
 
 enum : std::size_t { kLevel, kMedian, kSpeedup, kChange, kCeiling, kMemory, kError, kTolerance };
-constexpr Column kColumns[] = {{"level", 14, true}, {"median", 8},  {"speedup", 7}, {"change", 7},
+constexpr Column kColumns[] = {{"level", 14, true}, {"median", 9},  {"speedup", 7}, {"change", 7},
                                {"ceiling", 7},      {"memory", 10}, {"error", 7},   {"tol.", 5}};
 
 constexpr std::size_t words_column() {
@@ -108,7 +108,8 @@ std::string footer_lines(const std::vector<Footer>& list, const Paint& paint) {
     const bool command = footer.name == "repro";
     const std::vector<std::string> lines = wrap(footer.text, kWidth - kNameWidth - 2);
     for (std::size_t i = 0; i < lines.size(); ++i) {
-      text += paint.dim(pad(i == 0 ? footer.name : "", kNameWidth, true)) + lines[i];
+      const std::string name = pad(i == 0 ? footer.name : "", kNameWidth, true);
+      text += (i == 0 ? paint.dim(name) : name) + lines[i];
       text += command && i + 1 < lines.size() ? " \\\n" : "\n";
     }
   }

@@ -1,0 +1,256 @@
+// The real program: exit codes, what goes to stdout and stderr, files, signals.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <set>
+
+#include "cli/app.h"
+#include "cli/embedded.h"
+#include "cli/help.h"
+#include "cli/run_command.h"
+#include "core/isa.h"
+#include "moe/levels.h"
+#include "report/schema_check.h"
+
+namespace moe {
+namespace {
+
+using test::run_moe;
+using test::Said;
+
+// One thread: a test must not depend on how busy the other processors are.
+const std::string kTiny = " --thiek 4,64,32,4,2 --threads 1 --tune-seconds 0 ";
+
+/// Usage errors: one sentence, nothing on stdout.
+TEST(Usage, EveryErrorIsOneSentenceWithTheValues) {
+  const std::pair<const char*, const char*> cases[] = {
+      {"bench run", "moe: no target: give one with -t, such as -t moe_journey\n"},
+      {"bench run -t moe_journy",
+       "moe: unknown target 'moe_journy'; did you mean 'moe_journey'?\n"},
+      {"bench run -t moe_journey --thiek 4,64,64,4,9",
+       "moe: top_k=9 exceeds experts=4 (T=4 H=64 I=64 E=4 K=9)\n"},
+      {"bench run -t moe_journey --thiek 0,64,64,4,2",
+       "moe: tokens=0 must be at least 1 (T=0 H=64 I=64 E=4 K=2)\n"},
+      {"bench run -t moe_journey --dtype fp23",
+       "moe: unknown dtype 'fp23'; did you mean 'fp32'?\n"},
+      {"bench run -t moe_journey --warmup two", "moe: --warmup: 'two' is not a whole number\n"},
+      {"bench run -t moe_journey --preset mixtrol-8x7b",
+       "moe: unknown preset 'mixtrol-8x7b'; did you mean 'mixtral-8x7b'?\n"},
+      {"bench run -t moe_journey --preset lab --thiek 1,1,1,1,1",
+       "moe: --preset lab and --thiek 1,1,1,1,1 both give the shape; use one\n"},
+      {"bench run -t moe_journey --sede 3",
+       "moe: bench run: unknown option '--sede'; did you mean '--seed'?\n"},
+      {"bench run -t moe_journey --seed", "moe: bench run: --seed needs a value\n"},
+      {"bench rnu", "moe: bench: unknown command 'rnu'; did you mean 'run'?\n"},
+      {"bench run -t moe_journey --output /no/such/folder/x.json",
+       "moe: cannot write /no/such/folder/x.json: no folder /no/such/folder\n"},
+      {"presets show", "moe: presets show: NAME is required\n"},
+      {"explain naiv", "moe: unknown level 'naiv'; did you mean 'naive'?\n"}};
+  for (const auto& [arguments, message] : cases) {
+    const Said said = run_moe(arguments);
+    EXPECT_EQ(said.code, 2) << arguments;
+    EXPECT_EQ(said.out, "") << arguments;
+    EXPECT_EQ(said.err, message) << arguments;
+  }
+}
+
+TEST(Usage, NothingRunnableIsSix) {
+#if !MOE_HAVE_CUDA
+  const Said said = run_moe("bench run -t moe_journey --backend cuda" + kTiny);
+  EXPECT_EQ(said.code, 6);
+  EXPECT_EQ(said.out, "");
+  EXPECT_EQ(said.err, "moe: this build has no cuda backend\n");
+#endif
+  if (best_isa() < Isa::kAmx) {
+    EXPECT_EQ(run_moe("bench run -t moe_journey --isa amx" + kTiny).code, 6);
+  }
+}
+
+TEST(Run, JsonFollowsTheSchema) {
+  const Said said = run_moe("bench run -t moe_journey -q --format json" + kTiny);
+  ASSERT_EQ(said.code, 0) << said.err;
+  EXPECT_EQ(said.err, "");
+  EXPECT_EQ(test::schema_errors(said.out), "");
+  const test::Json object = test::Json::parse(said.out);
+  EXPECT_EQ(object["rows"].size(), list_levels().size());
+  for (const test::Json& row : object["rows"]) {
+    if (row["status"] == "skipped") continue;
+    EXPECT_EQ(row["status"], "ok") << row["reason"];
+    EXPECT_EQ(row["verified"], true);
+  }
+}
+
+TEST(Run, TheReproCommandOfARowRuns) {
+  const Said said =
+      run_moe("bench run -t moe_journey:3 -q --format json --seed 5 --skew zipf:1.5" + kTiny);
+  ASSERT_EQ(said.code, 0) << said.err;
+  std::string command = test::Json::parse(said.out)["rows"][0]["repro"];
+  ASSERT_TRUE(command.starts_with("./moe ")) << command;
+  const Said again = run_moe(command.substr(6) + " -q --format json");
+  ASSERT_EQ(again.code, 0) << again.err;
+  const test::Json first = test::Json::parse(said.out)["rows"][0];
+  const test::Json second = test::Json::parse(again.out)["rows"][0];
+  for (const char* same :
+       {"target", "dtype", "tokens", "hidden", "skew", "seed", "repro", "error"}) {
+    EXPECT_EQ(first[same], second[same]) << same;
+  }
+}
+
+TEST(Run, EveryLevelOutOfMemoryIsSeven) {
+  const Said said = run_moe("bench run -t moe_journey:1 -q --workspace-limit 1" + kTiny);
+  EXPECT_EQ(said.code, 7);
+  EXPECT_NE(said.out.find("out of memory"), std::string::npos) << said.out;
+}
+
+TEST(Run, OutputFileIsCompleteOrAbsent) {
+  const std::string path = ::testing::TempDir() + "moe_result.json";
+  std::filesystem::remove(path);
+  EXPECT_EQ(
+      run_moe("bench run -t moe_journey:0 --thiek 4,64,32,4,9 --format json --output " + path).code,
+      2);
+  EXPECT_FALSE(std::filesystem::exists(path));
+  const Said said = run_moe("bench run -t moe_journey:0 -q --format json --output " + path + kTiny);
+  EXPECT_EQ(said.code, 0) << said.err;
+  EXPECT_EQ(said.out, "");
+  EXPECT_EQ(test::schema_errors(test::read_all(path)), "");
+  for (const auto& entry : std::filesystem::directory_iterator(::testing::TempDir())) {
+    EXPECT_EQ(entry.path().string().find(".part-"), std::string::npos) << entry.path();
+  }
+  std::filesystem::remove(path);
+}
+
+TEST(Run, FullStdoutIsAnError) {
+  if (!std::filesystem::exists("/dev/full")) GTEST_SKIP();
+  const std::string command = MOE_BINARY " presets list >/dev/full 2>/dev/null";
+  EXPECT_EQ(WEXITSTATUS(std::system(command.c_str())), 2);
+}
+
+TEST(Run, AnUnreachableTimeoutIs124) {
+  const Said said = run_moe("bench run -t moe_journey:0 -q --timeout 0.01 --thiek 256,256,256,4,2");
+  EXPECT_EQ(said.code, 124) << said.out << said.err;
+  EXPECT_NE(said.out.find("timeout: "), std::string::npos);
+}
+
+TEST(Run, InterruptEndsWithinASecondWithWhatWasFinished) {
+  // memefficient has samples at once, and naive is in a forward of more than a second most of the
+  // time: at that moment the signal comes.
+  const std::string base = ::testing::TempDir() + "moe_interrupt";
+  for (const char* end : {".out", ".err"}) std::filesystem::remove(base + end);
+  const pid_t child = fork();
+  ASSERT_GE(child, 0);
+  if (child == 0) {
+    if (std::freopen((base + ".out").c_str(), "w", stdout) == nullptr ||
+        std::freopen((base + ".err").c_str(), "w", stderr) == nullptr) {
+      _exit(99);
+    }
+    execl(MOE_BINARY, "moe", "bench", "run", "-t", "moe_journey:naive", "-t",
+          "moe_journey:memefficient", "--thiek", "32,512,1024,4,2", "--min-samples", "100000",
+          "--threads", "1", "--format", "json", static_cast<char*>(nullptr));
+    _exit(98);
+  }
+  for (int i = 0; i < 600 && test::read_all(base + ".err").find("round 11/") == std::string::npos;
+       ++i) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(50));
+  }
+  const auto start = std::chrono::steady_clock::now();
+  kill(child, SIGINT);
+  int status = 0;
+  waitpid(child, &status, 0);
+  const std::chrono::duration<double> took = std::chrono::steady_clock::now() - start;
+  EXPECT_LT(took.count(), 1.0);
+  ASSERT_TRUE(WIFEXITED(status));
+  EXPECT_EQ(WEXITSTATUS(status), 130);
+  const std::string out = test::read_all(base + ".out");
+  EXPECT_EQ(test::schema_errors(out), "");
+  const test::Json object = test::Json::parse(out);
+  EXPECT_EQ(object["run"]["complete"], false);
+  EXPECT_EQ(object["run"]["exit_code"], 130);
+  ASSERT_EQ(object["rows"].size(), 2U);
+  EXPECT_GE(object["rows"][0]["samples"], 1);
+}
+
+TEST(List, TargetsOnePerLine) {
+  const Said said = run_moe("bench list-targets");
+  EXPECT_EQ(said.code, 0);
+  EXPECT_EQ(static_cast<std::size_t>(std::count(said.out.begin(), said.out.end(), '\n')),
+            2 * list_levels().size());
+  EXPECT_TRUE(said.out.starts_with("moe_journey:naive ")) << said.out;
+  const test::Json array = test::Json::parse(run_moe("bench list-targets --json").out);
+  EXPECT_EQ(array.size(), 2 * list_levels().size());
+  EXPECT_EQ(array[0]["target"], "moe_journey:naive");
+}
+
+TEST(Verify, PassesAndFuzzes) {
+  const Said said = run_moe("verify" + kTiny);
+  EXPECT_EQ(said.code, 0) << said.out << said.err;
+  EXPECT_NE(said.out.find("0 naive"), std::string::npos);
+  const Said fuzz = run_moe("verify -q --fuzz 3 --fuzz-seed 11");
+  EXPECT_EQ(fuzz.code, 0) << fuzz.out << fuzz.err;
+  EXPECT_NE(fuzz.out.find("3 cases"), std::string::npos) << fuzz.out;
+  EXPECT_EQ(run_moe("verify --fuzz 0").code, 2);
+}
+
+TEST(Explain, EveryLevelHasItsReasons) {
+  for (const LevelInfo& level : list_levels()) {
+    const Said said = run_moe("explain " + level.name);
+    EXPECT_EQ(said.code, 0) << said.err;
+    for (const char* part : {"Changes", "Why", "Costs"}) {
+      EXPECT_NE(said.out.find(part), std::string::npos) << level.name;
+    }
+    EXPECT_EQ(said.out.find("#include"), std::string::npos);
+  }
+  const Said plan = run_moe("explain auto" + kTiny);
+  EXPECT_EQ(plan.code, 0) << plan.err;
+  EXPECT_TRUE(plan.out.starts_with("plan of ")) << plan.out;
+}
+
+TEST(Others, PresetsDoctorRooflineVersion) {
+  EXPECT_EQ(run_moe("presets list").code, 0);
+  EXPECT_NE(run_moe("presets show gpt-oss-20b").out.find("2880"), std::string::npos);
+  EXPECT_EQ(test::Json::parse(run_moe("presets show lab --json").out)["hidden"], 1024);
+  const Said doctor = run_moe("doctor");
+  EXPECT_EQ(doctor.code, 0);
+  for (const char* part :
+       {"cpu ", "isa ", "memory ", "cuda ", "gpus ", "libraries ", "tuning cache "}) {
+    EXPECT_NE(doctor.out.find(part), std::string::npos) << part;
+  }
+  EXPECT_NE(run_moe("doctor", "OMP_WAIT_POLICY=passive").out.find("unset it"), std::string::npos);
+  const test::Json roofline = test::Json::parse(run_moe("roofline --samples 2 --json").out);
+  EXPECT_GT(roofline["fp32_gflops"], 0);
+  EXPECT_EQ(roofline["roofs"].size(), 1U);
+  EXPECT_TRUE(run_moe("--version").out.starts_with("moe "));
+}
+
+/// Long and short options that a help text mentions.
+std::set<std::string> options_in(const std::string& text) {
+  std::set<std::string> found;
+  for (std::size_t at = text.find("--"); at != std::string::npos; at = text.find("--", at + 2)) {
+    std::size_t end = at + 2;
+    while (end < text.size() &&
+           (std::isalpha(static_cast<unsigned char>(text[end])) != 0 || text[end] == '-'))
+      ++end;
+    if (end > at + 2) found.insert(text.substr(at, end - at));
+  }
+  return found;
+}
+
+TEST(Help, IsASectionOfThePageAndNamesItsOptions) {
+  const std::string page(cli::embedded_file("docs/cli.md"));
+  for (const char* command : {"", "bench", "bench run", "bench list-targets", "verify", "presets",
+                              "presets list", "presets show", "explain", "roofline", "doctor"}) {
+    const std::string name = *command == '\0' ? "moe" : std::string("moe ") + command;
+    const Said said = run_moe(std::string(command) + " --help");
+    EXPECT_EQ(said.code, 0) << name;
+    EXPECT_EQ(said.err, "");
+    EXPECT_EQ(said.out, cli::help_text(name));
+    EXPECT_EQ(said.out.find('`'), std::string::npos);
+    EXPECT_NE(page.find("## `" + name + "`"), std::string::npos);
+    const std::vector<std::string> real = cli::option_names(name);
+    if (real.empty()) continue;  // groups of commands and the program itself
+    EXPECT_EQ(options_in(said.out), std::set<std::string>(real.begin(), real.end())) << name;
+  }
+}
+
+}  // namespace
+}  // namespace moe

@@ -1,0 +1,96 @@
+// A report with a row of every status, made by hand.
+#pragma once
+
+#include "report/report.h"
+
+namespace moe::test {
+
+inline BenchRow example_row(int number, const std::string& name, double median_us) {
+  BenchRow row;
+  row.level = {
+      .number = number,
+      .name = name,
+      .symbol = "level",
+      .technique = "does what " + name + " does, with \"quotes\", commas and enough words to wrap"};
+  row.problem.shape = {
+      .tokens = 256, .hidden = 1024, .intermediate = 2048, .experts = 8, .top_k = 2};
+  row.status = RowStatus::kOk;
+  row.verified = true;
+  row.error = 3.14e-7;
+  row.tolerance_used = 0.22;
+  row.samples = 20;
+  row.median_us = median_us;
+  row.iqr_us = median_us / 50;
+  row.min_us = median_us * 0.9;
+  row.p95_us = median_us * 1.2;
+  row.gflops = 100;
+  row.tokens_per_s = 256e6 / median_us;
+  row.roof_us = 28000;
+  row.ceiling_fraction = 28000 / median_us;
+  row.workspace_bytes = 1 << 20;
+  row.peak_bytes = 2 << 20;
+  row.bytes_needed = 3 << 20;
+  row.active_experts = 8;
+  row.max_over_mean = 1.2;
+  row.threads = 2;
+  row.isa = "avx512f";
+  return row;
+}
+
+inline BenchRow without_time(int number, const std::string& name, RowStatus status) {
+  BenchRow row;
+  row.level.number = number;
+  row.level.name = name;
+  row.level.technique = "does something";
+  row.problem.shape = {
+      .tokens = 256, .hidden = 1024, .intermediate = 2048, .experts = 8, .top_k = 2};
+  row.status = status;
+  row.reason =
+      "a reason with values 1234567890 of which there are so many that the sentence does "
+      "not fit into what is left of one line of the table";
+  row.bytes_needed = std::uint64_t{64} << 30;
+  return row;
+}
+
+inline report::Report example_report() {
+  report::Report report;
+  report.suite = "moe_journey";
+  report.skew = "uniform";
+  report.preset = "lab";
+  report.command =
+      "./moe bench run -t moe_journey --preset lab --axis tokens=256 --dtype fp32 "
+      "--backend cpu --threads 0 --isa auto --skew uniform --seed 0";
+  report.started = "2026-01-01T00:00:00Z";
+  report.version = "0.1.0";
+  report.machine.cpu = "A Processor With A Rather Long Name That Goes On For A While @ 2.60GHz";
+  report.machine.cores = 2;
+  report.machine.threads = 2;
+  report.libraries = {{"fmt", "9.1.0"}};
+  report.ceilings.isa = "avx512bf16";
+  report.ceilings.threads = 2;
+  report.ceilings.samples = 5;
+  report.ceilings.fp32_gflops = 230;
+  report.ceilings.read_gbs = 31.4;
+  report.noise = {{"grouped", 256, 0.012}};
+  std::vector<BenchRow> rows = {example_row(0, "naive", 2.1e6),
+                                without_time(1, "batched", RowStatus::kOutOfMemory),
+                                without_time(2, "fused", RowStatus::kTimeout),
+                                example_row(3, "memefficient", 300e3),
+                                example_row(4, "grouped", 298e3),
+                                without_time(5, "graphs", RowStatus::kSkipped),
+                                without_time(6, "compiled", RowStatus::kFailed)};
+  rows[3].speedup_vs_first = 7.0;
+  rows[3].gain_vs_previous = 7.0;
+  rows[3].distinguishable = true;
+  rows[3].previous = "naive";
+  rows[4].speedup_vs_first = 7.047;
+  rows[4].gain_vs_previous = 1.0067;
+  rows[4].previous = "memefficient";
+  rows[6].error = 1.0 / 0.0;  // a row of zeros where the answer is not zero
+  for (const BenchRow& row : rows) {
+    report.rows.push_back({row, "moe_journey:" + row.level.name, "./moe bench run"});
+  }
+  return report;
+}
+
+}  // namespace moe::test

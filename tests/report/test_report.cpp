@@ -1,0 +1,239 @@
+#include <gtest/gtest.h>
+
+#include <sstream>
+
+#include "moe/error.h"
+#include "report/cells.h"
+#include "report/example_report.h"
+#include "report/schema_check.h"
+
+namespace moe {
+namespace {
+
+using report::Format;
+using report::render;
+
+std::vector<std::string> lines_of(const std::string& text) {
+  std::istringstream stream(text);
+  std::vector<std::string> lines;
+  for (std::string line; std::getline(stream, line);) lines.push_back(line);
+  return lines;
+}
+
+const std::string& line_with(const std::vector<std::string>& lines, const std::string& beginning) {
+  static const std::string kNone;
+  for (const std::string& line : lines) {
+    if (line.starts_with(beginning)) return line;
+  }
+  ADD_FAILURE() << "no line begins with " << beginning;
+  return kNone;
+}
+
+TEST(Table, FitsIn110ColumnsAndHasNoTrailingSpaces) {
+  for (const char* suite : {"moe_journey", "moe_scale"}) {
+    report::Report report = test::example_report();
+    report.suite = suite;
+    for (const std::string& line : lines_of(render(report, Format::kTable, false))) {
+      EXPECT_LE(line.size(), 110U) << line;
+      EXPECT_FALSE(line.ends_with(' ')) << '"' << line << '"';
+      EXPECT_EQ(line.find('\x1b'), std::string::npos);
+    }
+  }
+}
+
+TEST(Table, ColumnsAreAligned) {
+  const auto lines = lines_of(render(test::example_report(), Format::kTable, false));
+  const std::string& head = line_with(lines, "level");
+  const std::string& naive = line_with(lines, "0 naive");
+  const std::string& grouped = line_with(lines, "4 grouped");
+  // Numbers end where their titles end.
+  const auto end_of = [](const std::string& line, const std::string& text) {
+    const std::size_t at = line.find(text);
+    EXPECT_NE(at, std::string::npos) << text << " in " << line;
+    return at + text.size();
+  };
+  EXPECT_EQ(end_of(naive, "2.10 s"), end_of(head, "median"));
+  EXPECT_EQ(end_of(grouped, "298.00 ms"), end_of(head, "median"));
+  EXPECT_EQ(end_of(grouped, "7.05x"), end_of(head, "speedup"));
+  EXPECT_EQ(end_of(grouped, "~1.01x"), end_of(head, "change"));
+  EXPECT_EQ(end_of(grouped, "2.00 MiB"), end_of(head, "memory"));
+  EXPECT_EQ(end_of(grouped, "22 %"), end_of(head, "tol."));
+  EXPECT_EQ(grouped.find("does what"), head.find("what it does"));
+}
+
+TEST(Table, SaysWhatCouldNotBeMeasuredAndWhatIsNoise) {
+  const std::string text = render(test::example_report(), Format::kTable, false);
+  EXPECT_NE(text.find("1 batched       out of memory: a reason"), std::string::npos) << text;
+  EXPECT_NE(text.find("2 fused         timeout: "), std::string::npos);
+  EXPECT_NE(text.find("5 graphs        skipped: "), std::string::npos);
+  EXPECT_NE(text.find("6 compiled      failed: "), std::string::npos);
+  EXPECT_NE(text.find("not distinguishable"), std::string::npos);
+  EXPECT_NE(text.find("1.2 % between two series of grouped"), std::string::npos);
+}
+
+TEST(Table, ReproCommandSurvivesItsLineBreaks) {
+  const auto lines = lines_of(render(test::example_report(), Format::kTable, false));
+  std::string command;
+  bool inside = false;
+  for (std::string line : lines) {
+    inside = inside || line.starts_with("repro");
+    if (!inside) continue;
+    const bool more = line.ends_with(" \\");
+    line = line.substr(10, line.size() - 10 - (more ? 2 : 0));
+    command += (command.empty() ? "" : " ") + line;
+    inside = more;
+  }
+  EXPECT_EQ(command, test::example_report().command);
+}
+
+TEST(Table, ColorOnlyWhenAsked) {
+  const std::string text = render(test::example_report(), Format::kTable, true);
+  EXPECT_NE(text.find("\x1b["), std::string::npos);
+}
+
+TEST(ScaleTable, HasALinePerTokenCount) {
+  report::Report report = test::example_report();
+  report.suite = "moe_scale";
+  report::Report other = test::example_report();
+  for (report::ReportRow& row : other.rows) {
+    row.bench.problem.shape.tokens = 1024;
+    report.rows.push_back(row);
+  }
+  const std::string text = render(report, Format::kTable, false);
+  const auto lines = lines_of(text);
+  EXPECT_NE(line_with(lines, "     256").find("OOM 64G"), std::string::npos);
+  EXPECT_NE(line_with(lines, "    1024").find("300.00 ms"), std::string::npos);
+  EXPECT_NE(text.find("batched from T=256: out of memory"), std::string::npos) << text;
+}
+
+TEST(Json, FollowsItsSchema) {
+  EXPECT_EQ(test::schema_errors(render(test::example_report(), Format::kJson, false)), "");
+  report::Report empty = test::example_report();
+  empty.rows.clear();
+  empty.noise.clear();
+  EXPECT_EQ(test::schema_errors(render(empty, Format::kJson, false)), "");
+}
+
+TEST(Json, SchemaCheckFindsWhatIsWrong) {
+  const test::Json good = test::Json::parse(render(test::example_report(), Format::kJson, false));
+  const auto broken = [&](const char* pointer, const test::Json& value) {
+    test::Json bad = good;
+    bad[test::Json::json_pointer(pointer)] = value;
+    return test::schema_errors(bad.dump());
+  };
+  EXPECT_NE(broken("/rows/0/median_us", "fast"), "");
+  EXPECT_NE(broken("/rows/0/median_us", -1), "");
+  EXPECT_NE(broken("/rows/0/status", "fine"), "");
+  EXPECT_NE(broken("/rows/0/level", 0.5), "");
+  EXPECT_NE(broken("/rows/0/extra", 1), "");
+  EXPECT_NE(broken("/schema", "moe-result-0"), "");
+  EXPECT_NE(broken("/machine/libraries/fmt", 9), "");
+  test::Json bad = good;
+  bad["rows"][0].erase("repro");
+  EXPECT_NE(test::schema_errors(bad.dump()), "");
+}
+
+TEST(Json, HasTheFieldsOfTheContract) {
+  const test::Json object = test::Json::parse(render(test::example_report(), Format::kJson, false));
+  for (const char* key : {"schema", "run", "machine", "ceilings", "rows"}) {
+    EXPECT_TRUE(object.contains(key)) << key;
+  }
+  for (const char* key : {"target",
+                          "level",
+                          "name",
+                          "backend",
+                          "dtype",
+                          "status",
+                          "reason",
+                          "tokens",
+                          "hidden",
+                          "intermediate",
+                          "experts",
+                          "top_k",
+                          "skew",
+                          "seed",
+                          "verified",
+                          "error",
+                          "tolerance_used",
+                          "median_us",
+                          "iqr_us",
+                          "samples",
+                          "speedup_vs_first",
+                          "gain_vs_previous",
+                          "distinguishable",
+                          "gflops",
+                          "ceiling_fraction",
+                          "bound",
+                          "workspace_bytes",
+                          "peak_bytes",
+                          "bytes_needed",
+                          "isa",
+                          "repro"}) {
+    EXPECT_TRUE(object["rows"][0].contains(key)) << key;
+  }
+}
+
+TEST(Json, NullsWhatWasNotMeasured) {
+  const test::Json object = test::Json::parse(render(test::example_report(), Format::kJson, false));
+  const test::Json& oom = object["rows"][1];
+  EXPECT_EQ(oom["status"], "out_of_memory");
+  EXPECT_TRUE(oom["median_us"].is_null());
+  EXPECT_TRUE(oom["peak_bytes"].is_null());
+  EXPECT_TRUE(oom["error"].is_null());
+  EXPECT_EQ(oom["bytes_needed"], std::uint64_t{64} << 30);
+  EXPECT_EQ(oom["verified"], false);
+  EXPECT_TRUE(object["rows"][6]["error"].is_null()) << "JSON has no infinity";
+  EXPECT_EQ(object["rows"][4]["distinguishable"], false);
+  EXPECT_TRUE(object["rows"][0]["distinguishable"].is_null());
+}
+
+TEST(Csv, HasOneLinePerRowAndQuotesWhatNeedsIt) {
+  const auto lines = lines_of(render(test::example_report(), Format::kCsv, false));
+  ASSERT_EQ(lines.size(), 8U);
+  EXPECT_TRUE(lines[0].starts_with("target,level,name,technique,backend,dtype,status,reason,"));
+  EXPECT_TRUE(lines[0].ends_with(",repro"));
+  EXPECT_TRUE(lines[1].starts_with(
+      "moe_journey:naive,0,naive,\"does what naive does, with \"\"quotes\"\", commas"))
+      << lines[1];
+  // As many separators outside of quotes as in the head.
+  const auto separators = [](const std::string& line) {
+    bool quoted = false;
+    int count = 0;
+    for (const char letter : line) {
+      if (letter == '"') quoted = !quoted;
+      if (letter == ',' && !quoted) ++count;
+    }
+    return count;
+  };
+  for (const std::string& line : lines) EXPECT_EQ(separators(line), separators(lines[0])) << line;
+}
+
+TEST(Markdown, EveryRowHasEightCells) {
+  int rows = 0;
+  for (const std::string& line :
+       lines_of(render(test::example_report(), Format::kMarkdown, false))) {
+    if (!line.starts_with("| ")) continue;
+    ++rows;
+    EXPECT_EQ(std::count(line.begin(), line.end(), '|'), 9) << line;
+  }
+  EXPECT_EQ(rows, 8);
+}
+
+TEST(Format, NearestMatch) {
+  EXPECT_EQ(report::parse_format("md"), Format::kMarkdown);
+  try {
+    (void)report::parse_format("jsn");
+    FAIL();
+  } catch (const Error& error) {
+    EXPECT_STREQ(error.what(), "unknown format 'jsn'; did you mean 'json'?");
+  }
+}
+
+TEST(Wrap, BreaksAtSpacesAndCutsLongWords) {
+  EXPECT_EQ(report::wrap("aaa bbb ccc", 7), (std::vector<std::string>{"aaa bbb", "ccc"}));
+  EXPECT_EQ(report::wrap("aaaaaaaaaa", 4), (std::vector<std::string>{"aaaa", "aaaa", "aa"}));
+  EXPECT_EQ(report::wrap("", 4), (std::vector<std::string>{""}));
+}
+
+}  // namespace
+}  // namespace moe

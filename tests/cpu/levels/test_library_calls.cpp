@@ -55,10 +55,13 @@ struct InLibrary {
 
 extern "C" {
 
+// glibc's own entry points: what malloc and the others pass calls on to.
+// NOLINTBEGIN(bugprone-reserved-identifier)
 void* __libc_malloc(std::size_t);
 void* __libc_calloc(std::size_t, std::size_t);
 void* __libc_realloc(void*, std::size_t);
 void* __libc_memalign(std::size_t, std::size_t);
+// NOLINTEND(bugprone-reserved-identifier)
 
 __attribute__((visibility("default"))) void* malloc(std::size_t bytes) {
   count_allocation(bytes);

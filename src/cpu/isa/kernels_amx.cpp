@@ -1,5 +1,6 @@
 #include <iterator>
 
+#include "cpu/isa/gemm_f32_avx512f.h"
 #include "cpu/isa/kernels.h"
 #include "cpu/isa/vector_avx512_impl.h"
 // The templates below use the Vector above.
@@ -7,12 +8,10 @@
 #include "cpu/isa/dot_avx512bf16_impl.h"
 #include "cpu/isa/dot_impl.h"
 #include "cpu/isa/gemm_amx_impl.h"
-#include "cpu/isa/gemm_impl.h"
 
 namespace moe::cpu {
 namespace {
 
-constexpr TileShape kShapesF32[] = {{12, 1}, {14, 1}, {6, 2}};
 /// The tile instructions. Written out: the compiler's macros paste tile numbers into the assembly and
 /// take no template parameter.
 struct AmxTiles {
@@ -52,13 +51,7 @@ constinit const Kernels kKernelsAmx = {
     .isa = Isa::kAmx,
     .dot_f32 = dot_f32,
     .dot_bf16 = dot_bf16_native,
-    .gemm_f32 = {.row_layout = StepF32::kLayout,
-                 .lanes = static_cast<int>(Vector::kLanes),
-                 .depth_multiple = StepF32::kDepth,
-                 .depth_step = StepF32::kDepth,
-                 .shapes = kShapesF32,
-                 .shape_count = static_cast<int>(std::size(kShapesF32)),
-                 .tile = find_tile<StepF32, 14, 6>},
+    .gemm_f32 = kGemmF32Avx512f,
     .gemm_bf16 = {.row_layout = RowLayout::kRows,
                   .lanes = static_cast<int>(Vector::kLanes),
                   .depth_multiple = static_cast<int>(kAmxDepth),

@@ -1,5 +1,6 @@
 #include <iterator>
 
+#include "cpu/isa/gemm_f32_avx512f.h"
 #include "cpu/isa/kernels.h"
 #include "cpu/isa/vector_avx512_impl.h"
 // The templates below use the Vector above.
@@ -11,22 +12,19 @@ namespace moe::cpu {
 namespace {
 
 // Sums, columns and one value of A must fit the 32 vector registers.
-constexpr TileShape kShapesF32[] = {{12, 1}, {14, 1}, {6, 2}};
 constexpr TileShape kShapesBf16[] = {{12, 1}, {6, 2}};
 
 }  // namespace
+
+TileFunction find_tile_f32_avx512f(TileShape shape, int rows, int prefetch_lines) {
+  return find_tile<StepF32, 14, 6>(shape, rows, prefetch_lines);
+}
 
 constinit const Kernels kKernelsAvx512f = {
     .isa = Isa::kAvx512f,
     .dot_f32 = dot_f32,
     .dot_bf16 = dot_bf16_expanded,
-    .gemm_f32 = {.row_layout = StepF32::kLayout,
-                 .lanes = static_cast<int>(Vector::kLanes),
-                 .depth_multiple = StepF32::kDepth,
-                 .depth_step = StepF32::kDepth,
-                 .shapes = kShapesF32,
-                 .shape_count = static_cast<int>(std::size(kShapesF32)),
-                 .tile = find_tile<StepF32, 14, 6>},
+    .gemm_f32 = kGemmF32Avx512f,
     .gemm_bf16 = {.row_layout = StepBf16Expanded::kLayout,
                   .lanes = static_cast<int>(Vector::kLanes),
                   .depth_multiple = StepBf16Expanded::kDepth,

@@ -32,7 +32,8 @@ std::string instruction_sets(const MachineInfo& machine) {
 
 std::string cuda_toolkit() {
   for (const char* nvcc : {"nvcc", "/usr/local/cuda/bin/nvcc"}) {
-    const std::string release = first_line_of(std::string(nvcc) + " --version | grep -i release");
+    const std::string release =
+        first_line_of(std::string(nvcc) + " --version 2>/dev/null | grep -i release");
     if (!release.empty()) return release;
   }
   return "none found (no nvcc)";
@@ -40,8 +41,8 @@ std::string cuda_toolkit() {
 
 std::string gpus() {
   const std::string names = first_line_of(
-      "nvidia-smi --query-gpu=name,memory.total,driver_version --format=csv,noheader | "
-      "paste -sd ';'");
+      "nvidia-smi --query-gpu=name,memory.total,driver_version --format=csv,noheader 2>/dev/null "
+      "| paste -sd ';'");
   return names.empty() ? "none found (nvidia-smi is missing or lists none)" : names;
 }
 

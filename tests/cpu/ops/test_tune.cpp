@@ -261,7 +261,7 @@ TEST_F(CompiledCache, DamagedOrUnwritableCacheStillGivesALayer) {
   Layer damaged = layer(folder.path(), 0.0);
   EXPECT_NE(damaged.plan().find("(none valid)"), std::string::npos) << damaged.plan();
   EXPECT_EQ(output(damaged), output(reference));
-  Layer unwritable = layer(path, 0.5);  // the path is a file
+  Layer unwritable = layer(path, 20.0);  // the path is a file
   EXPECT_NE(unwritable.plan().find("cannot"), std::string::npos) << unwritable.plan();
 }
 

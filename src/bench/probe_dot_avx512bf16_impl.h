@@ -23,13 +23,11 @@ float probe_dot_bf16(std::int64_t iterations) {
   }
   for (std::int64_t i = 0; i < iterations; ++i) {
 #pragma GCC unroll 16
-    for (int chain = 0; chain < kDotChains; ++chain) {
-      chains[chain] = _mm512_dpbf16_ps(chains[chain], a, a);
-    }
+    for (__m512& chain : chains) chain = _mm512_dpbf16_ps(chain, a, a);
   }
   float sum = 0;
 #pragma GCC unroll 16
-  for (int chain = 0; chain < kDotChains; ++chain) sum += Lanes::sum(chains[chain]);
+  for (const __m512 chain : chains) sum += Lanes::sum(chain);
   return sum;
 }
 

@@ -28,13 +28,11 @@ float probe_multiply_add(std::int64_t iterations) {
   }
   for (std::int64_t i = 0; i < iterations; ++i) {
 #pragma GCC unroll 32
-    for (int chain = 0; chain < kChains; ++chain) {
-      chains[chain] = Lanes::multiply_add(chains[chain], a, b);
-    }
+    for (Lanes::F& chain : chains) chain = Lanes::multiply_add(chain, a, b);
   }
   float sum = 0;
 #pragma GCC unroll 32
-  for (int chain = 0; chain < kChains; ++chain) sum += Lanes::sum(chains[chain]);
+  for (const Lanes::F chain : chains) sum += Lanes::sum(chain);
   return sum;
 }
 
@@ -52,7 +50,7 @@ std::uint64_t probe_read(const std::byte* from, std::size_t bytes) {
   }
   std::uint64_t sum = 0;
 #pragma GCC unroll 8
-  for (int i = 0; i < kSums; ++i) sum += Lanes::sum_integers(sums[i]);
+  for (const Lanes::I part : sums) sum += Lanes::sum_integers(part);
   return sum;
 }
 

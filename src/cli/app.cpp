@@ -22,7 +22,7 @@ CLI::App& innermost(CLI::App& app) {
 
 /// What CLI11 says about a missing value, in our words.
 std::string complaint(const CLI::ParseError& error) {
-  const std::string what = error.what();
+  std::string what = error.what();
   if (error.get_name() == "ArgumentMismatch") {
     return what.substr(0, what.find(':')) + " needs a value";
   }

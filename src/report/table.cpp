@@ -72,7 +72,9 @@ std::string row_lines(const BenchRow& row, const Paint& paint) {
     for (const std::string& line : wrap(status_text(row), kWidth - at)) {
       const std::string painted =
           row.status == RowStatus::kFailed ? paint.red(line) : paint.dim(line);
-      text += (text.empty() ? level + indent : std::string(at, ' ')) + painted + "\n";
+      text += text.empty() ? level + indent : std::string(at, ' ');
+      text += painted;
+      text += '\n';
     }
     return text;
   }

@@ -28,10 +28,35 @@ __device__ __forceinline__ __nv_bfloat16 from_float<__nv_bfloat16>(float value) 
   return __float2bfloat16_rn(value);
 }
 
-/// kCount elements moved by one instruction.
+/// kCount elements moved by one instruction, read and written as fp32. They stay packed in 32-bit
+/// words until they are used: as an array of bf16 each would take a register of its own.
 template <class Element, int kCount>
 struct alignas(sizeof(Element) * kCount) Vec {
-  Element at[kCount];
+  static constexpr int kPerWord = 4 / static_cast<int>(sizeof(Element));
+  static_assert(kCount % kPerWord == 0, "whole words");
+  unsigned words[kCount / kPerWord];
+
+  __device__ __forceinline__ float get(int i) const {
+    const unsigned word = words[i / kPerWord];
+    if constexpr (kPerWord == 1) return __uint_as_float(word);
+    return __uint_as_float(i % 2 == 0 ? word << 16 : word & 0xffff0000U);
+  }
+  /// In ascending order of i: the lower half of a word clears the upper one.
+  __device__ __forceinline__ void set(int i, float value) {
+    unsigned& word = words[i / kPerWord];
+    if constexpr (kPerWord == 1) {
+      word = __float_as_uint(value);
+    } else {
+      const unsigned bits = __bfloat16_as_ushort(from_float<Element>(value));
+      word = i % 2 == 0 ? bits : word | bits << 16;
+    }
+  }
+};
+template <class Element>
+struct Vec<Element, 1> {
+  Element element;
+  __device__ __forceinline__ float get(int) const { return to_float(element); }
+  __device__ __forceinline__ void set(int, float value) { element = from_float<Element>(value); }
 };
 
 /// Elements in 16 bytes, the widest access of one thread.

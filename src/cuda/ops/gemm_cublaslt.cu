@@ -81,7 +81,7 @@ CublasLt::~CublasLt() {
 
 std::int64_t row_bucket(std::int64_t m) {
   std::int64_t step = 1;
-  while (m > 8 * step) step *= 2;
+  while (m > 64 * step) step *= 2;
   return (m + step - 1) / step * step;
 }
 

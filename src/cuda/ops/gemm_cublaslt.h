@@ -45,7 +45,8 @@ struct MatmulSpec {
   std::int64_t batch_stride_c = 0;
 };
 
-/// Upper end of the range of row counts that share one choice of kernel: at most 25 % above m.
+/// Upper end of the range of row counts that share one choice of kernel: m itself up to 64, then at
+/// most 1/32 above m. NOTE: with ranges of 1/4 the choice for 1280 rows also served 1030.
 [[nodiscard]] std::int64_t row_bucket(std::int64_t m);
 
 class Matmul {

@@ -36,74 +36,15 @@ __device__ __forceinline__ int block_exclusive_scan(int value, int (&warp_totals
   return inclusive - value + (warp > 0 ? warp_totals[warp - 1] : 0);
 }
 
-/// Stable counting sort. Block b owns a contiguous range of routed rows, and so does each of its
-/// warps; counts live per warp, so that a rank never depends on which warp came first.
-///   1 each warp: rank of its rows among its own rows of that expert  -> dst_row, warp_counts
-///   2 each block: warps before me, and the block's count per expert  -> block_counts
-///   3 (grid barrier) blocks before me, experts before mine           -> base
-///   4 each warp: dst_row += base + warps before me
-__global__ void __launch_bounds__(kSortThreads, 1)
-    build_permutation_kernel(const std::int32_t* __restrict__ topk_idx, std::int64_t routed,
-                             int experts, std::int32_t* block_counts,
-                             std::int32_t* __restrict__ expert_offsets,
-                             std::int32_t* __restrict__ dst_row) {
-  extern __shared__ int warp_counts[];  // [kSortWarps][experts]
-  __shared__ int base[kMaxExperts];
+/// Thread e < experts: the count of expert e in the blocks before this one, and in all blocks. The
+/// other threads of the block help: thread (part, expert) adds up every parts-th block.
+__device__ __forceinline__ void add_up_blocks(const std::int32_t* block_counts, int experts,
+                                              int& before, int& total) {
   __shared__ int before_me[kSortThreads];
   __shared__ int in_all[kSortThreads];
-  __shared__ int warp_totals[kSortWarps];
-  static_assert(kMaxExperts <= kSortThreads, "one thread an expert in step 3");
-  static_assert(kSortWarps == kWarpSize, "one warp scans the totals of all");
   const int thread = static_cast<int>(threadIdx.x);
-  const int lane = thread % kWarpSize;
-  const int warp = thread / kWarpSize;
-
-  const std::int64_t all_warps = static_cast<std::int64_t>(gridDim.x) * kSortWarps;
-  const std::int64_t rows_per_warp =
-      ((routed + all_warps - 1) / all_warps + kWarpSize - 1) / kWarpSize * kWarpSize;
-  const std::int64_t first =
-      (static_cast<std::int64_t>(blockIdx.x) * kSortWarps + warp) * rows_per_warp;
-  const std::int64_t end = min(first + rows_per_warp, routed);
-
-  for (int i = thread; i < kSortWarps * experts; i += kSortThreads) warp_counts[i] = 0;
-  __syncthreads();
-  int* const my_counts = warp_counts + warp * experts;
-  for (std::int64_t step = first; step < end; step += kWarpSize) {
-    const std::int64_t row = step + lane;
-    const unsigned active = __ballot_sync(kAllLanes, row < end);
-    if (row < end) {
-      const int expert = topk_idx[row];
-      const unsigned peers = __match_any_sync(active, expert);
-      const int rank = __popc(peers & ((1U << lane) - 1));
-      const int before = my_counts[expert];
-      dst_row[row] = before + rank;
-      __syncwarp(active);
-      if (rank == 0) my_counts[expert] = before + __popc(peers);
-    }
-    __syncwarp();
-  }
-  __syncthreads();
-
-  for (int expert = thread; expert < experts; expert += kSortThreads) {
-    int sum = 0;
-#pragma unroll 8
-    for (int w = 0; w < kSortWarps; ++w) {
-      const int count = warp_counts[w * experts + expert];
-      warp_counts[w * experts + expert] = sum;
-      sum += count;
-    }
-    block_counts[static_cast<std::int64_t>(blockIdx.x) * experts + expert] = sum;
-  }
-  if (gridDim.x > 1) {
-    cooperative_groups::this_grid().sync();
-  } else {
-    __syncthreads();
-  }
-
-  // Thread (part, expert) adds up every parts-th block.
   const int parts = kSortThreads / experts;
-  int before = 0;
-  int total = 0;
+  before = total = 0;
   if (thread < parts * experts) {
     const int expert = thread % experts;
 #pragma unroll 8
@@ -123,6 +64,73 @@ __global__ void __launch_bounds__(kSortThreads, 1)
     }
   } else {
     total = 0;
+  }
+}
+
+/// Stable counting sort. Block b owns a contiguous range of routed rows, and so does each of its
+/// warps; counts live per warp, so that a rank never depends on which warp came first.
+///   1 each warp: rank of its rows among its own rows of that expert  -> dst_row, warp_counts
+///   2 each block: warps before me, and the block's count per expert  -> block_counts
+///   3 (grid barrier) blocks before me, experts before mine           -> base
+///   4 each warp: dst_row += base + warps before me
+__global__ void __launch_bounds__(kSortThreads, 1)
+    build_permutation_kernel(const std::int32_t* __restrict__ topk_idx, std::int64_t routed,
+                             int experts, std::int32_t* block_counts,
+                             std::int32_t* __restrict__ expert_offsets,
+                             std::int32_t* __restrict__ dst_row) {
+  extern __shared__ int warp_counts[];  // [kSortWarps][experts]
+  __shared__ int base[kMaxExperts];
+  __shared__ int warp_totals[kSortWarps];
+  static_assert(kMaxExperts <= kSortThreads, "one thread an expert in step 3");
+  static_assert(kSortWarps == kWarpSize, "one warp scans the totals of all");
+  const int thread = static_cast<int>(threadIdx.x);
+  const int lane = thread % kWarpSize;
+  const int warp = thread / kWarpSize;
+
+  const std::int64_t all_warps = static_cast<std::int64_t>(gridDim.x) * kSortWarps;
+  const std::int64_t rows_per_warp =
+      ((routed + all_warps - 1) / all_warps + kWarpSize - 1) / kWarpSize * kWarpSize;
+  const std::int64_t first =
+      (static_cast<std::int64_t>(blockIdx.x) * kSortWarps + warp) * rows_per_warp;
+  const std::int64_t end = min(first + rows_per_warp, routed);
+
+  int* const my_counts = warp_counts + warp * experts;
+  for (int expert = lane; expert < experts; expert += kWarpSize) my_counts[expert] = 0;
+  __syncwarp();
+  for (std::int64_t step = first; step < end; step += kWarpSize) {
+    const std::int64_t row = step + lane;
+    const unsigned active = __ballot_sync(kAllLanes, row < end);
+    if (row < end) {
+      const int expert = topk_idx[row];
+      const unsigned peers = __match_any_sync(active, expert);
+      const int rank = __popc(peers & ((1U << lane) - 1));
+      const int before = my_counts[expert];
+      dst_row[row] = before + rank;
+      __syncwarp(active);
+      if (rank == 0) my_counts[expert] = before + __popc(peers);
+    }
+    __syncwarp();
+  }
+  __syncthreads();
+
+  int total = 0;  // of this thread's expert; 0 in threads without one
+  if (const int expert = thread; expert < experts) {
+    int sum = 0;
+#pragma unroll 8
+    for (int w = 0; w < kSortWarps; ++w) {
+      const int count = warp_counts[w * experts + expert];
+      warp_counts[w * experts + expert] = sum;
+      sum += count;
+    }
+    total = sum;
+    if (gridDim.x > 1) {
+      block_counts[static_cast<std::int64_t>(blockIdx.x) * experts + expert] = sum;
+    }
+  }
+  int before = 0;
+  if (gridDim.x > 1) {
+    cooperative_groups::this_grid().sync();
+    add_up_blocks(block_counts, experts, before, total);
   }
   const int offset = block_exclusive_scan(total, warp_totals);
   if (thread < experts) {
@@ -177,12 +185,12 @@ __global__ void __launch_bounds__(kCopyWarps* kWarpSize)
 }
 
 // --- unpermute_rows ------------------------------------------------------------------------------
-/// 16-byte loads that one lane keeps in flight. NOTE: with 16 the kernel takes 190 to 250 registers,
-/// which leaves one block on a multiprocessor and fewer bytes in flight than with 8.
+/// 16-byte loads that one lane keeps in flight. 16 of them spill registers beside the fp32 sums.
 constexpr int kLoads = 8;
 
 /// One warp a (token, segment of columns). kSlots rows x kLoads / kSlots vectors are loaded before
-/// the first is added; slots are added in order whatever kSlots is.
+/// the first is added; slots are added in order whatever kSlots is. Row addresses are looked up once
+/// per token, so that nothing waits for an index between one segment and the next.
 template <class Element, int kWidth, int kSlots>
 __global__ void __launch_bounds__(kCopyWarps* kWarpSize, 2)
     unpermute_rows_kernel(const Element* __restrict__ y_perm,
@@ -191,29 +199,40 @@ __global__ void __launch_bounds__(kCopyWarps* kWarpSize, 2)
                           std::int64_t hidden, int segments, Element* __restrict__ y) {
   using Vector = Vec<Element, kWidth>;
   constexpr int kUnroll = kLoads / kSlots;
-  constexpr std::int64_t kSegment = static_cast<std::int64_t>(kUnroll) * kWarpSize * kWidth;
-  const int lane = static_cast<int>(threadIdx.x) % kWarpSize;
+  const int vectors = static_cast<int>(hidden / kWidth);  // of a row
+  const auto lane = static_cast<int>(threadIdx.x) % kWarpSize;
   const std::int64_t work = static_cast<std::int64_t>(blockIdx.x) * kCopyWarps +
                             static_cast<int>(threadIdx.x) / kWarpSize;
   const std::int64_t token = work / segments;
   if (token >= tokens) return;
-  const std::int64_t begin = (work % segments) * kSegment + lane * kWidth;
-  for (std::int64_t column = begin; column - lane * kWidth < hidden;
-       column += segments * kSegment) {
+
+  const Vector* rows[kSlots];
+  float weight[kSlots];
+  const auto look_up = [&](int first) {
+#pragma unroll
+    for (int s = 0; s < kSlots; ++s) {
+      if (first + s >= top_k) continue;
+      const std::int64_t slot = token * top_k + first + s;
+      weight[s] = topk_weights[slot];
+      rows[s] = reinterpret_cast<const Vector*>(
+          y_perm + (dst_row == nullptr ? slot : dst_row[slot]) * hidden);
+    }
+  };
+  look_up(0);
+  Vector* const out = reinterpret_cast<Vector*>(y + token * hidden);
+  for (int base = static_cast<int>(work % segments) * kUnroll * kWarpSize; base < vectors;
+       base += segments * kUnroll * kWarpSize) {
     float sum[kUnroll][kWidth] = {};
     for (int first = 0; first < top_k; first += kSlots) {
+      if (top_k > kSlots) look_up(first);
       Vector values[kSlots][kUnroll];
-      float weight[kSlots];
 #pragma unroll
       for (int s = 0; s < kSlots; ++s) {
         if (first + s >= top_k) continue;
-        const std::int64_t slot = token * top_k + first + s;
-        weight[s] = topk_weights[slot];
-        const Element* const row = y_perm + (dst_row == nullptr ? slot : dst_row[slot]) * hidden;
 #pragma unroll
         for (int u = 0; u < kUnroll; ++u) {
-          const std::int64_t at = column + static_cast<std::int64_t>(u) * kWarpSize * kWidth;
-          if (at < hidden) values[s][u] = *reinterpret_cast<const Vector*>(row + at);
+          const int at = base + u * kWarpSize + lane;
+          if (at < vectors) values[s][u] = rows[s][at];
         }
       }
 #pragma unroll
@@ -223,19 +242,19 @@ __global__ void __launch_bounds__(kCopyWarps* kWarpSize, 2)
         for (int u = 0; u < kUnroll; ++u) {
 #pragma unroll
           for (int i = 0; i < kWidth; ++i) {
-            sum[u][i] = fmaf(weight[s], to_float(values[s][u].at[i]), sum[u][i]);
+            sum[u][i] = fmaf(weight[s], values[s][u].get(i), sum[u][i]);
           }
         }
       }
     }
 #pragma unroll
     for (int u = 0; u < kUnroll; ++u) {
-      const std::int64_t at = column + static_cast<std::int64_t>(u) * kWarpSize * kWidth;
-      if (at >= hidden) continue;
-      Vector out;
+      const int at = base + u * kWarpSize + lane;
+      if (at >= vectors) continue;
+      Vector result;
 #pragma unroll
-      for (int i = 0; i < kWidth; ++i) out.at[i] = from_float<Element>(sum[u][i]);
-      *reinterpret_cast<Vector*>(y + token * hidden + at) = out;
+      for (int i = 0; i < kWidth; ++i) result.set(i, sum[u][i]);
+      out[at] = result;
     }
   }
 }
@@ -312,9 +331,7 @@ void unpermute_rows(DType dtype, const void* y_perm, const std::int32_t* dst_row
                     std::int64_t hidden, void* y, cudaStream_t stream) {
   with_device_type(dtype, [&]<class Element>() {
     const auto launch = [&]<int kWidth, int kSlots>() {
-      constexpr std::int64_t kSegment =
-          static_cast<std::int64_t>(kLoads / kSlots) * kWarpSize * kWidth;
-      const int segments = segments_per_token(tokens, hidden, kSegment);
+      const int segments = segments_per_token(tokens, hidden / kWidth, kLoads / kSlots * kWarpSize);
       unpermute_rows_kernel<Element, kWidth, kSlots>
           <<<blocks_of_warps(tokens * segments), kCopyWarps * kWarpSize, 0, stream>>>(
               static_cast<const Element*>(y_perm), dst_row, topk_weights, tokens,

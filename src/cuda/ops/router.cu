@@ -50,69 +50,138 @@ __device__ __forceinline__ void load_keys(const float* row, int lane, int expert
   }
 }
 
-/// One warp a token: K times the largest key of the row, taken out after each.
+/// The chosen slots of one token, spread over the lanes of its warp.
+struct Chosen {
+  unsigned key = 0;
+  int expert = 0;
+  int slot = -1;  // -1: this lane holds none
+};
+
+/// K rounds over one key per lane; a lower lane has a lower expert. K <= kWarpSize.
+__device__ __forceinline__ Chosen select_one_per_lane(unsigned key, int expert, int lane,
+                                                      int top_k) {
+  Chosen chosen{key, expert, -1};
+  for (int slot = 0; slot < top_k; ++slot) {
+    const unsigned top = __reduce_max_sync(kAllLanes, key);
+    if (lane == __ffs(__ballot_sync(kAllLanes, key == top)) - 1) {
+      chosen.slot = slot;
+      key = 0;
+    }
+  }
+  return chosen;
+}
+
+/// Slots [first, end), at most kWarpSize of them, by taking the largest key of all lanes out again
+/// and again. Slot first + l ends up in lane l.
+template <int kPerLane>
+__device__ __forceinline__ Chosen select_repeatedly(unsigned (&keys)[kPerLane], int lane, int first,
+                                                    int end) {
+  Chosen chosen;
+  for (int slot = first; slot < end; ++slot) {
+    unsigned best = 0;
+#pragma unroll
+    for (int i = 0; i < kPerLane; ++i) best = max(best, keys[i]);
+    const unsigned top = __reduce_max_sync(kAllLanes, best);
+    const int winner = __ffs(__ballot_sync(kAllLanes, best == top)) - 1;
+    int position = 0;
+    if (lane == winner) {
+      bool taken = false;
+#pragma unroll
+      for (int i = 0; i < kPerLane; ++i) {
+        if (taken || keys[i] != top) continue;
+        taken = true;
+        position = i;
+        keys[i] = 0;
+      }
+    }
+    position = __shfl_sync(kAllLanes, position, winner);
+    if (lane == slot - first) chosen = {top, winner * kPerLane + position, slot};
+  }
+  return chosen;
+}
+
+/// At least K keys are no smaller than the K-th largest of the lanes' maxima, and seldom many more:
+/// when at most kWarpSize are, they are dealt out one to a lane, in order of their experts.
+/// Returns whether that succeeded.
+template <int kPerLane>
+__device__ __forceinline__ bool deal_candidates(const unsigned (&keys)[kPerLane], int lane,
+                                                int top_k, uint2* candidates, unsigned& key,
+                                                int& expert) {
+  unsigned best = keys[0];
+#pragma unroll
+  for (int i = 1; i < kPerLane; ++i) best = max(best, keys[i]);
+  unsigned threshold = 0;
+  for (int round = 0; round < top_k; ++round) {
+    threshold = __reduce_max_sync(kAllLanes, best);
+    if (best == threshold) best = 0;  // equal maxima go together: the threshold only gets lower
+  }
+  int mine = 0;
+#pragma unroll
+  for (int i = 0; i < kPerLane; ++i) mine += keys[i] >= threshold ? 1 : 0;
+  const int upto = warp_inclusive_scan(mine);
+  const int total = __shfl_sync(kAllLanes, upto, kWarpSize - 1);
+  if (threshold == 0 || total > kWarpSize) return false;
+  int at = upto - mine;
+#pragma unroll
+  for (int i = 0; i < kPerLane; ++i) {
+    if (keys[i] >= threshold) {
+      candidates[at++] = make_uint2(keys[i], static_cast<unsigned>(lane * kPerLane + i));
+    }
+  }
+  __syncwarp();
+  const uint2 candidate = lane < total ? candidates[lane] : make_uint2(0, 0);
+  key = candidate.x;
+  expert = static_cast<int>(candidate.y);
+  return true;
+}
+
+/// One warp a token.
 template <int kPerLane>
 __global__ void __launch_bounds__(kWarpsPerBlock* kWarpSize)
     softmax_top_k_kernel(const float* __restrict__ logits, std::int64_t tokens, int experts,
                          int top_k, std::int32_t* __restrict__ topk_idx,
                          float* __restrict__ topk_weights) {
+  __shared__ uint2 candidates[kWarpsPerBlock][kWarpSize];
   const int lane = static_cast<int>(threadIdx.x) % kWarpSize;
-  const std::int64_t token = static_cast<std::int64_t>(blockIdx.x) * kWarpsPerBlock +
-                             static_cast<int>(threadIdx.x) / kWarpSize;
+  const int warp = static_cast<int>(threadIdx.x) / kWarpSize;
+  const std::int64_t token = static_cast<std::int64_t>(blockIdx.x) * kWarpsPerBlock + warp;
   if (token >= tokens) return;
   std::int32_t* const idx = topk_idx + token * top_k;
   float* const weights = topk_weights + token * top_k;
 
   unsigned keys[kPerLane];
   load_keys(logits + token * experts, lane, experts, keys);
-  unsigned best = keys[0];
-#pragma unroll
-  for (int i = 1; i < kPerLane; ++i) best = max(best, keys[i]);
-
+  unsigned one_key = keys[0];
+  int one_expert = lane;
+  bool one_per_lane = kPerLane == 1;
+  if constexpr (kPerLane > 1) {
+    if (top_k <= kWarpSize) {
+      one_per_lane = deal_candidates(keys, lane, top_k, candidates[warp], one_key, one_expert);
+    }
+  }
   float largest = 0;
   float sum = 0;
   for (int first = 0; first < top_k; first += kWarpSize) {
     const int end = min(top_k, first + kWarpSize);
-    unsigned my_key = 0;  // of slot first + lane
-    int my_expert = 0;
-    for (int slot = first; slot < end; ++slot) {
-      const unsigned top = __reduce_max_sync(kAllLanes, best);
-      const int winner = __ffs(__ballot_sync(kAllLanes, best == top)) - 1;
-      int position = 0;
-      if (lane == winner) {
-        bool taken = false;
-        best = 0;
-#pragma unroll
-        for (int i = 0; i < kPerLane; ++i) {
-          if (!taken && keys[i] == top) {
-            taken = true;
-            position = i;
-            keys[i] = 0;
-          }
-          best = max(best, keys[i]);
-        }
-      }
-      const int expert = winner * kPerLane + __shfl_sync(kAllLanes, position, winner);
-      if (lane == slot - first) {
-        my_key = top;
-        my_expert = expert;
-      }
-      if (slot == 0) largest = logit_of(top);
-    }
+    const Chosen chosen = one_per_lane ? select_one_per_lane(one_key, one_expert, lane, top_k)
+                                       : select_repeatedly(keys, lane, first, end);
     // Softmax over all E and renormalisation over the chosen K cancel the sum over all E: what is
     // left is the softmax of the K chosen logits. Equal logits, infinite ones included, weigh the
     // same; without that inf - inf would be NaN.
-    const bool mine = lane < end - first;
-    const float logit = logit_of(my_key);
+    const bool mine = chosen.slot >= 0;
+    const float logit = logit_of(chosen.key);
+    if (first == 0) {
+      largest = logit_of(__reduce_max_sync(kAllLanes, mine ? chosen.key : 0));
+    }
     float weight = mine ? (logit == largest ? 1.0F : expf(logit - largest)) : 0.0F;
     sum += warp_sum(weight);
     if (top_k <= kWarpSize) weight /= sum;
     if (mine) {
-      idx[first + lane] = my_expert;
-      weights[first + lane] = weight;
+      idx[chosen.slot] = chosen.expert;
+      weights[chosen.slot] = weight;
     }
   }
-  if (top_k > kWarpSize) {  // each lane rescales what it wrote
+  if (top_k > kWarpSize) {  // slot s was written by lane s % kWarpSize, which now rescales it
     for (int slot = lane; slot < top_k; slot += kWarpSize) weights[slot] /= sum;
   }
 }

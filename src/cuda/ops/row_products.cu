@@ -43,7 +43,7 @@ __device__ __forceinline__ void accumulate(const Element* const (&matrices)[kMat
       for (int c = 0; c < kColumns; ++c) {
 #pragma unroll
         for (int i = 0; i < kWidth; ++i) {
-          sums[m][c] = fmaf(to_float(weights[m][c].at[i]), to_float(input.at[i]), sums[m][c]);
+          sums[m][c] = fmaf(weights[m][c].get(i), input.get(i), sums[m][c]);
         }
       }
     }

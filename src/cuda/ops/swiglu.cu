@@ -42,8 +42,7 @@ __global__ void __launch_bounds__(kThreads)
   Vector result;
 #pragma unroll
   for (int i = 0; i < kWidth; ++i) {
-    result.at[i] = from_float<Element>(
-        Function::template apply<Element>(to_float(left.at[i]), to_float(right.at[i])));
+    result.set(i, Function::template apply<Element>(left.get(i), right.get(i)));
   }
   *reinterpret_cast<Vector*>(out + at) = result;
 }
@@ -98,8 +97,7 @@ __global__ void __launch_bounds__(kThreads)
     Vector result;
 #pragma unroll
     for (int i = 0; i < kWidth; ++i) {
-      result.at[i] =
-          from_float<Element>(silu<Element>(to_float(gate[u].at[i])) * to_float(up[u].at[i]));
+      result.set(i, silu<Element>(gate[u].get(i)) * up[u].get(i));
     }
     *reinterpret_cast<Vector*>(out[u]) = result;
   }

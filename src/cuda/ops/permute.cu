@@ -36,6 +36,18 @@ __device__ __forceinline__ int block_exclusive_scan(int value, int (&warp_totals
   return inclusive - value + (warp > 0 ? warp_totals[warp - 1] : 0);
 }
 
+/// Lanes of `active` whose value is the caller's, of `bits` bits. A vote per bit: NOTE that
+/// __match_any_sync takes longer on sm_90, where it goes through the distinct values.
+__device__ __forceinline__ unsigned lanes_with_same(unsigned active, int value, int bits) {
+  unsigned same = active;
+  for (int bit = 0; bit < bits; ++bit) {
+    const bool set = (value >> bit & 1) != 0;
+    const unsigned votes = __ballot_sync(active, set);
+    same &= set ? votes : ~votes;
+  }
+  return same;
+}
+
 /// Thread e < experts: the count of expert e in the blocks before this one, and in all blocks. The
 /// other threads of the block help: thread (part, expert) adds up every parts-th block.
 __device__ __forceinline__ void add_up_blocks(const std::int32_t* block_counts, int experts,
@@ -94,6 +106,7 @@ __global__ void __launch_bounds__(kSortThreads, 1)
       (static_cast<std::int64_t>(blockIdx.x) * kSortWarps + warp) * rows_per_warp;
   const std::int64_t end = min(first + rows_per_warp, routed);
 
+  const int expert_bits = 32 - __clz(experts - 1);
   int* const my_counts = warp_counts + warp * experts;
   for (int expert = lane; expert < experts; expert += kWarpSize) my_counts[expert] = 0;
   __syncwarp();
@@ -102,7 +115,7 @@ __global__ void __launch_bounds__(kSortThreads, 1)
     const unsigned active = __ballot_sync(kAllLanes, row < end);
     if (row < end) {
       const int expert = topk_idx[row];
-      const unsigned peers = __match_any_sync(active, expert);
+      const unsigned peers = lanes_with_same(active, expert, expert_bits);
       const int rank = __popc(peers & ((1U << lane) - 1));
       const int before = my_counts[expert];
       dst_row[row] = before + rank;

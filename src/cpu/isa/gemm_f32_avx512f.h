@@ -7,21 +7,8 @@
 
 namespace moe::cpu {
 
-// Heights of the 512-bit tiles: sums, columns and one value of A must fit 32 vector registers.
-// AddressSanitizer checks every access of the unrolled loops, and GCC 12 then needs minutes for each
-// file: such builds instantiate the same templates for fewer and smaller tiles.
-#if defined(__SANITIZE_ADDRESS__)
-inline constexpr int kTallRows = 4;
-inline constexpr int kTallestRows = 5;
-inline constexpr int kTwoPanelRows = 2;
-#else
-inline constexpr int kTallRows = 12;
-inline constexpr int kTallestRows = 14;
-inline constexpr int kTwoPanelRows = 6;
-#endif
-
-inline constexpr TileShape kShapesF32Avx512f[] = {
-    {kTallRows, 1}, {kTallestRows, 1}, {kTwoPanelRows, 2}};
+/// Sums, columns and one value of A must fit the 32 vector registers.
+inline constexpr TileShape kShapesF32Avx512f[] = {{12, 1}, {14, 1}, {6, 2}};
 
 /// Defined in kernels_avx512f.cpp.
 TileFunction find_tile_f32_avx512f(TileShape shape, int rows, int prefetch_lines);

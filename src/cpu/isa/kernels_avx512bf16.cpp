@@ -14,7 +14,7 @@ namespace moe::cpu {
 namespace {
 
 // Sums, columns and one value of A must fit the 32 vector registers.
-constexpr TileShape kShapesBf16[] = {{kTallRows, 1}, {kTallestRows, 1}, {kTwoPanelRows, 2}};
+constexpr TileShape kShapesBf16[] = {{12, 1}, {14, 1}, {6, 2}};
 
 }  // namespace
 
@@ -29,7 +29,7 @@ constinit const Kernels kKernelsAvx512bf16 = {
                   .depth_step = StepBf16Native::kDepth,
                   .shapes = kShapesBf16,
                   .shape_count = static_cast<int>(std::size(kShapesBf16)),
-                  .tile = find_tile<StepBf16Native, kTallestRows, kTwoPanelRows>},
+                  .tile = find_tile<StepBf16Native, 14, 6>},
     .combine_f32 = combine_rows<float>,
     .combine_bf16 = combine_rows<BFloat16>,
 };

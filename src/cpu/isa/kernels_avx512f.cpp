@@ -12,12 +12,12 @@ namespace moe::cpu {
 namespace {
 
 // Sums, columns and one value of A must fit the 32 vector registers.
-constexpr TileShape kShapesBf16[] = {{kTallRows, 1}, {kTwoPanelRows, 2}};
+constexpr TileShape kShapesBf16[] = {{12, 1}, {6, 2}};
 
 }  // namespace
 
 TileFunction find_tile_f32_avx512f(TileShape shape, int rows, int prefetch_lines) {
-  return find_tile<StepF32, kTallestRows, kTwoPanelRows>(shape, rows, prefetch_lines);
+  return find_tile<StepF32, 14, 6>(shape, rows, prefetch_lines);
 }
 
 constinit const Kernels kKernelsAvx512f = {
@@ -31,7 +31,7 @@ constinit const Kernels kKernelsAvx512f = {
                   .depth_step = StepBf16Expanded::kDepth,
                   .shapes = kShapesBf16,
                   .shape_count = static_cast<int>(std::size(kShapesBf16)),
-                  .tile = find_tile<StepBf16Expanded, kTallRows, kTwoPanelRows>},
+                  .tile = find_tile<StepBf16Expanded, 12, 6>},
     .combine_f32 = combine_rows<float>,
     .combine_bf16 = combine_rows<BFloat16>,
 };

@@ -56,7 +56,7 @@ class TileChoices {
 
 /// The rows of one expert as balanced blocks: sizes differ by at most one, none is padded.
 [[nodiscard]] constexpr std::int64_t block_count(std::int64_t rows, const TileShape& shape) {
-  return (rows + shape.rows - 1) / shape.rows;
+  return rows / shape.rows + (rows % shape.rows != 0 ? 1 : 0);
 }
 
 /// Tasks of one expert: (panel group, row part), row parts innermost.

@@ -8,6 +8,7 @@
 #include <chrono>
 #include <cmath>
 #include <fstream>
+#include <limits>
 #include <mutex>
 #include <numeric>
 
@@ -31,6 +32,11 @@ double seconds_since(Clock::time_point start) {
 /// Probes of each kind per problem: at least, and at most when there are more rounds than that.
 constexpr int kFewestProbes = 5;
 constexpr int kMostProbes = 20;
+/// A forward this long is timed well enough to estimate a longer one from.
+constexpr double kLongEnoughToEstimate = 0.25;
+constexpr std::int64_t kFewestTokensToEstimate = 16;
+/// An estimate must exceed the limit by this factor: it is from few tokens, on a shared machine.
+constexpr double kEstimateMargin = 1.5;
 /// Part of the available memory that levels alive at the same time may take.
 constexpr double kUsableMemory = 0.95;
 
@@ -322,33 +328,44 @@ Forward BenchRun::State::forward_of(Layer& layer) {
   };
 }
 
-/// Estimates a whole forward from two of few tokens: naive's time grows with the tokens, and no
-/// level's grows faster.
+/// Estimates a whole forward from shorter ones and refuses what cannot finish. Twice as many tokens
+/// at a time, until one takes long enough to time or a quarter of the tokens is reached; the slower
+/// of two runs is left out, because the first of a size may allocate or plan.
 bool BenchRun::State::too_slow(LevelState& state, const Forward& forward,
                                const BenchInputs& inputs) {
   const double limit = options.timeout_seconds;
   const std::int64_t tokens = state.row.problem.shape.tokens;
-  if (limit == 0 || tokens < 64) return false;
+  if (limit == 0 || tokens < kFewestTokensToEstimate) return false;
   inputs.load(0);
   const auto seconds_of = [&](std::int64_t rows) {
-    const auto start = Clock::now();
-    forward(inputs.x().first_rows(rows), inputs.y().first_rows(rows));
-    return seconds_since(start);
+    double fastest = std::numeric_limits<double>::infinity();
+    for (int repeat = 0; repeat < 2; ++repeat) {
+      const auto start = Clock::now();
+      forward(inputs.x().first_rows(rows), inputs.y().first_rows(rows));
+      fastest = std::min(fastest, seconds_since(start));
+    }
+    return fastest;
   };
-  seconds_of(1);  // first-time costs
-  const std::int64_t few = tokens / 64;
-  const double first = seconds_of(few);
-  const double second = seconds_of(2 * few);
-  const double per_row = std::max(0.0, second - first) / static_cast<double>(few);
-  const double whole = first + per_row * static_cast<double>(tokens - few);
   const int forwards = BenchInputs::kInputs + options.warmup + options.min_samples;
-  const double needed = state.spent_seconds + forwards * whole;
-  if (needed <= limit) return false;
+  const double enough = std::min(kLongEnoughToEstimate, limit / (8 * forwards));
+  std::int64_t rows = 1;
+  double half = 0;
+  double whole = seconds_of(rows);
+  while (whole < enough && rows < tokens / 4 && !stopping) {
+    rows *= 2;
+    half = whole;
+    whole = seconds_of(rows);
+  }
+  const std::int64_t more = rows == 1 ? 1 : rows / 2;  // rows between the last two measurements
+  const double per_row = std::max(0.0, whole - half) / static_cast<double>(more);
+  const double estimate = whole + per_row * static_cast<double>(tokens - rows);
+  const double needed = state.spent_seconds + forwards * estimate;
+  if (needed <= kEstimateMargin * limit) return false;
   decide(
       state, RowStatus::kTimeout,
       fmt::format("about {} a forward (estimated from {} tokens), {} forwards exceed the timeout "
                   "of {:g} s",
-                  format_microseconds(whole * 1e6), 2 * few, forwards, limit));
+                  format_microseconds(estimate * 1e6), rows, forwards, limit));
   return true;
 }
 
@@ -597,7 +614,7 @@ void BenchRun::abandon() {
   }
   if (state == nullptr) return;
   state_->decide(*state, RowStatus::kTimeout,
-                 fmt::format("a forward had not returned after {:g} s", seconds_in_forward()));
+                 fmt::format("a forward had not returned after {:.1f} s", seconds_in_forward()));
 }
 
 BenchResult bench(const BenchOptions& options) {

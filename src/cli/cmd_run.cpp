@@ -35,6 +35,7 @@ struct RunOptions {
 // about a minute a forward, seven times; a scale run is for the shape of the curves.
 constexpr double kJourneyTimeout = 600;
 constexpr double kScaleTimeout = 40;
+constexpr double kHangSeconds = 10;
 const std::vector<std::int64_t> kScaleTokens = {1, 8, 64, 256, 1024, 4096, 16384};
 
 std::string utc_now() {
@@ -80,7 +81,9 @@ class Run {
       progress_.say(text, milestone);
     };
     BenchRun bench(bench_);
-    const Watched watched = watch(bench, bench_.timeout_seconds);
+    // A slow forward still ends by itself; only one that is far beyond the limit hangs.
+    const double limit = bench_.timeout_seconds;
+    const Watched watched = watch(bench, limit > 0 ? 2 * limit + kHangSeconds : 0);
     progress_.clear();
     report::Report report = make_report(watched);
     report.started = started;
@@ -142,7 +145,12 @@ class Run {
           {row, target, command_for("-t " + target, std::to_string(row.problem.shape.tokens))});
       add_preset_limits(report.rows.back().bench.notes);
     }
-    report.exit_code = watched.interrupted ? kInterruptedBySignal : exit_code_of(report.rows);
+    report.exit_code = exit_code_of(report.rows);
+    // A forward that did not return took the levels after it along.
+    if (watched.ending == Ending::kAbandoned && report.exit_code == kOk) {
+      report.exit_code = kTimedOut;
+    }
+    if (watched.interrupted) report.exit_code = kInterruptedBySignal;
     return report;
   }
 

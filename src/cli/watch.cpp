@@ -46,7 +46,7 @@ class SignalGuard {
 
 }  // namespace
 
-Watched watch(BenchRun& run, double timeout_seconds) {
+Watched watch(BenchRun& run, double hang_seconds) {
   const SignalGuard guard;
   const auto shared = std::make_shared<Outcome>();
   std::thread worker([&run, shared] {
@@ -62,7 +62,7 @@ Watched watch(BenchRun& run, double timeout_seconds) {
   Watched watched;
   while (!done && signalled == 0) {
     std::this_thread::sleep_for(kLook);
-    if (timeout_seconds > 0 && run.seconds_in_forward() > timeout_seconds) {
+    if (hang_seconds > 0 && run.seconds_in_forward() > hang_seconds) {
       run.abandon();
       watched.result = run.result();
       watched.ending = Ending::kAbandoned;

@@ -18,8 +18,8 @@ struct Watched {
   bool interrupted = false;  // by SIGINT or SIGTERM
 };
 
-/// Waits for run() until it ends, a signal arrives or one forward lasts longer than `timeout_seconds`
+/// Waits for run() until it ends, a signal arrives or one forward lasts longer than `hang_seconds`
 /// (0 = no limit). Rethrows what run() throws.
-[[nodiscard]] Watched watch(BenchRun& run, double timeout_seconds);
+[[nodiscard]] Watched watch(BenchRun& run, double hang_seconds);
 
 }  // namespace moe::cli

@@ -91,12 +91,17 @@ std::vector<Footer> footers(const Report& report, const std::vector<ReportRow>& 
                                         row.bench.problem.shape.experts, row.bench.max_over_mean)});
     break;
   }
+  std::string noises;
   for (const NoiseFloor& noise : report.noise) {
     if (!rows.empty() && noise.tokens != rows.front().bench.problem.shape.tokens) continue;
-    list.push_back({"noise", fmt::format("{} between two series of {}; ~ marks a change that is "
-                                         "not distinguishable from noise",
-                                         percent(noise.relative), noise.level)});
+    noises += fmt::format("{}{}{} between two series of {}", noises.empty() ? "" : ", ",
+                          rows.empty() ? fmt::format("T={} ", noise.tokens) : std::string(),
+                          percent(noise.relative), noise.level);
   }
+  if (!rows.empty() && !noises.empty()) {
+    noises += "; ~ marks a change that is not distinguishable from noise";
+  }
+  if (!noises.empty()) list.push_back({"noise", noises});
   std::string samples;
   std::string notes;
   bool above_roof = false;
@@ -114,7 +119,7 @@ std::vector<Footer> footers(const Report& report, const std::vector<ReportRow>& 
                     "stays in a cache, or runs while the rate is high, beats it"});
   }
   if (!notes.empty()) list.push_back({"note", notes});
-  if (!report.complete) list.push_back({"note", "interrupted: only what was finished is listed"});
+  if (!report.complete) list.push_back({"note", "ended early: only what was finished is listed"});
   list.push_back({"repro", report.command});
   return list;
 }

@@ -166,7 +166,7 @@ std::string scale_block(const Report& report, const std::vector<LevelInfo>& leve
       const auto row = std::find_if(rows.begin(), rows.end(), [&](const ReportRow& candidate) {
         return candidate.bench.level.number == level.number;
       });
-      text += pad(row == rows.end() ? "" : cell_of(row->bench), width, false);
+      text += pad(row == rows.end() ? "-" : cell_of(row->bench), width, false);
     }
     text += "\n";
   }

@@ -34,7 +34,8 @@ struct LayerOptions {
   int threads = 0;            ///< CPU threads; 0 = all that this process may use
   std::string isa = "auto";   ///< CPU: "auto", or a ceiling: scalar avx2 avx512f avx512bf16 amx
   double tune_seconds = 5.0;  ///< budget for tuning in create(), for levels that tune
-  std::string tune_cache = {};  ///< folder for tuning results; "" = $MOE_CACHE or ~/.cache/moe; "off"
+  std::string tune_cache =
+      {};  ///< folder for tuning results; "" = $MOE_CACHE or ~/.cache/moe; "off"
   /// Most bytes that create() and forward() may take beyond the given weights; 0 = what the machine
   /// has available. More is refused with Error(kOutOfMemory) before anything is allocated.
   std::uint64_t workspace_limit = 0;

@@ -10,7 +10,7 @@ A generated table stands between two marker lines:
 Views:
     journey FILE           every row of one result file
     scale FILE             levels by tokens, from a file of -t moe_scale
-    level NAME FOLDER      one level in every journey file of a folder, sorted by file name
+    level NAME FOLDER      one level in every journey and sweep file of a folder, sorted by file name
     machine FILE           the machine and the ceilings of a file
 
 Usage: update_results.py [--check]   (--check: change nothing, exit 1 when a table is stale)
@@ -107,7 +107,7 @@ def scale(path):
 
 def level(name, folder):
     rows = []
-    for path in sorted((ROOT / folder).glob("journey_*.json")):
+    for path in sorted([*(ROOT / folder).glob("journey_*.json"), *(ROOT / folder).glob("sweep_*.json")]):
         relative = path.relative_to(ROOT).as_posix()
         for row in load(relative)["rows"]:
             if row["name"] == name:

@@ -12,9 +12,9 @@
 #include <mutex>
 #include <numeric>
 
+#include "bench/point.h"
 #include "bench/probes.h"
 #include "bench/series.h"
-#include "bench/statistics.h"
 #include "core/check.h"
 #include "core/memory.h"
 #include "core/text.h"
@@ -40,24 +40,6 @@ constexpr double kEstimateMargin = 1.5;
 /// Part of the available memory that levels alive at the same time may take.
 constexpr double kUsableMemory = 0.95;
 
-struct LevelState {
-  BenchRow row;
-  LayerOptions options;
-  bool decided = false;  // result() shows it
-  double spent_seconds = 0;
-  std::vector<double> microseconds;
-};
-
-struct Point {
-  Problem problem;
-  std::vector<LevelState> levels;
-  ProbeSamples probes;
-  std::vector<double> same_first, same_second;  // A/A: two series of one level
-  std::string same_level;
-  std::int64_t active_experts = 0;
-  double max_over_mean = 0;
-};
-
 /// A level that was created and verified, and is being timed.
 struct Running {
   LevelState* state = nullptr;
@@ -81,53 +63,6 @@ std::optional<ProcessorTimes> processor_times() {
   for (double& time : times) file >> time;
   if (!file || name != "cpu") return std::nullopt;
   return ProcessorTimes{std::accumulate(times.begin(), times.end(), 0.0), times[7]};
-}
-
-/// Adds what follows from the samples and the ceilings.
-void derive(BenchRow& row, const std::vector<double>& microseconds, const Ceilings& ceilings) {
-  row.samples = static_cast<int>(microseconds.size());
-  if (microseconds.empty()) return;
-  row.median_us = median(microseconds);
-  row.iqr_us = interquartile_range(microseconds);
-  row.min_us = *std::min_element(microseconds.begin(), microseconds.end());
-  row.p95_us = quantile(microseconds, 0.95);
-  row.gflops = useful_flops(row.problem.shape) / (row.median_us * 1e3);
-  row.tokens_per_s = static_cast<double>(row.problem.shape.tokens) / row.median_us * 1e6;
-  if (ceilings.samples == 0) return;
-  const Roof roof = roof_of(row.problem, row.active_experts, ceilings);
-  row.roof_us = roof.microseconds;
-  row.bound = roof.bound;
-  row.ceiling_fraction = roof.microseconds / row.median_us;
-}
-
-/// Rows of one problem with their speedups and gains.
-void append_rows(const Point& point, const Ceilings& ceilings, BenchResult& result) {
-  double noise = 0;
-  if (!point.same_first.empty() && !point.same_second.empty()) {
-    noise = noise_floor(median_ratio(point.same_first, point.same_second));
-    result.noise.push_back({point.same_level, point.problem.shape.tokens, noise});
-  }
-  const LevelState* previous = nullptr;
-  const LevelState* first = nullptr;
-  for (const LevelState& state : point.levels) {
-    if (!state.decided) continue;
-    BenchRow row = state.row;
-    row.active_experts = point.active_experts;
-    row.max_over_mean = point.max_over_mean;
-    derive(row, state.microseconds, ceilings);
-    if (row.status == RowStatus::kOk) {
-      if (row.level.number == 0) first = &state;
-      if (first != nullptr) row.speedup_vs_first = median(first->microseconds) / row.median_us;
-      if (previous != nullptr) {
-        const MedianRatio gain = median_ratio(previous->microseconds, state.microseconds);
-        row.gain_vs_previous = gain.ratio;
-        row.distinguishable = distinguishable(gain, noise);
-        row.previous = previous->row.level.name;
-      }
-      previous = &state;
-    }
-    result.rows.push_back(std::move(row));
-  }
 }
 
 /// What a level takes from the others that are alive with it: nothing when it cannot run, because
@@ -155,16 +90,6 @@ std::vector<LevelInfo> wanted_levels(const BenchOptions& options) {
 }
 
 }  // namespace
-
-std::string_view name_of(RowStatus status) {
-  constexpr std::array<std::string_view, 5> kNames = {"ok", "skipped", "out_of_memory", "failed",
-                                                      "timeout"};
-  return kNames[static_cast<std::size_t>(status)];
-}
-
-std::string_view name_of(Bound bound) {
-  return bound == Bound::kCompute ? "compute" : "memory";
-}
 
 struct BenchRun::State {
   BenchOptions options;

@@ -146,7 +146,7 @@ TEST(Run, InterruptEndsWithinASecondWithWhatWasFinished) {
     }
     execl(MOE_BINARY, "moe", "bench", "run", "-t", "moe_journey:naive", "-t",
           "moe_journey:memefficient", "--thiek", "32,512,1024,4,2", "--min-samples", "100000",
-          "--threads", "1", "--format", "json", static_cast<char*>(nullptr));
+          "--timeout", "0", "--threads", "1", "--format", "json", static_cast<char*>(nullptr));
     _exit(98);
   }
   for (int i = 0; i < 600 && test::read_all(base + ".err").find("round 11/") == std::string::npos;

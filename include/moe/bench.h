@@ -59,7 +59,7 @@ struct BenchOptions {
   std::vector<std::int64_t> tokens;
   std::string skew = "uniform";
   std::uint64_t seed = 0;
-  int warmup = 1;       ///< untimed forwards per level after verification
+  int warmup = 1;       ///< untimed forwards after verification, of levels below a second
   int min_samples = 3;  ///< timed forwards that every level gets, however slow
   /// Time for the timed forwards of one level; those that need less than it for min_samples take
   /// more samples.

@@ -32,6 +32,8 @@ double seconds_since(Clock::time_point start) {
 /// Probes of each kind per problem: at least, and at most when there are more rounds than that.
 constexpr int kFewestProbes = 5;
 constexpr int kMostProbes = 20;
+/// Slower forwards are not warmed up further: what one leaves in the caches is long gone in the next.
+constexpr double kWarmBelowSeconds = 1;
 /// A forward this long is timed well enough to estimate a longer one from.
 constexpr double kLongEnoughToEstimate = 0.25;
 constexpr std::int64_t kFewestTokensToEstimate = 16;
@@ -348,7 +350,9 @@ std::unique_ptr<Running> BenchRun::State::start(LevelState& state, const BenchIn
     if (too_slow(state, forward, inputs)) return nullptr;
     level->series.emplace(state.row.level.name, forward, inputs);
     if (!verify(*level)) return nullptr;
-    if (!stopping) level->series->warm_up(options.warmup);
+    if (!stopping && level->series->expected_seconds() < kWarmBelowSeconds) {
+      level->series->warm_up(options.warmup);
+    }
     level->wanted = planned_samples(level->series->expected_seconds(), options.seconds_per_level,
                                     options.min_samples);
     state.spent_seconds = seconds_since(began);

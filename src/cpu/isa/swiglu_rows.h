@@ -9,8 +9,8 @@
 namespace moe::cpu {
 
 /// act[r,i] = silu(gate[r,i]) · up[r,i] for `rows` rows and `columns` columns; gate and up are
-/// gate_up[r, i] and gate_up[r, columns + i], fp32. Row strides in elements. exp() by a polynomial,
-/// relative error below 4 units in the last place of fp32.
+/// gate_up[r, i] and gate_up[r, columns + i], fp32. Row strides in elements. The vector SwiGLU of the GEMM epilogues
+/// (swiglu_impl.h).
 struct SwigluRows {
   void (*f32)(const float* gate_up, std::int64_t rows, std::int64_t columns, float* act,
               std::int64_t act_stride);

@@ -1,4 +1,8 @@
+#include "cpu/isa/vector_avx512_impl.h"
+// The templates below use the Vector above.
 #include "cpu/isa/swiglu_rows_impl.h"
+
+namespace moe::cpu {
 
 constexpr SwigluRows kSwigluRowsAvx512f = {swiglu_rows<float>, swiglu_rows<BFloat16>};
 

@@ -58,8 +58,8 @@ void router_logits(const Kernels& kernels, const TensorView& x, const TensorView
   const std::int64_t hidden = x.dim(1);
   const std::int64_t experts = router.dim(0);
   with_element_type(x.dtype, [&]<class Element>() {
-    const Element* rows = x.as<const Element>() + first_token * hidden;
-    const Element* weights = router.as<const Element>();
+    const auto* rows = x.as<const Element>() + first_token * hidden;
+    const auto* weights = router.as<const Element>();
     for (std::int64_t token = 0; token < tokens; ++token) {
       for (std::int64_t expert = 0; expert < experts; ++expert) {
         logits[token * experts + expert] =

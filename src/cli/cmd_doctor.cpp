@@ -32,7 +32,7 @@ std::string instruction_sets(const MachineInfo& machine) {
 
 std::string cuda_toolkit() {
   for (const char* nvcc : {"nvcc", "/usr/local/cuda/bin/nvcc"}) {
-    const std::string release =
+    std::string release =
         first_line_of(std::string(nvcc) + " --version 2>/dev/null | grep -i release");
     if (!release.empty()) return release;
   }

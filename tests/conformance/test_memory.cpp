@@ -20,6 +20,7 @@
 namespace {
 std::size_t largest_new = 0;
 }  // namespace
+#if !defined(__SANITIZE_ADDRESS__)  // it has operators of its own, and refuses a mixture
 [[gnu::noinline]] void* operator new(std::size_t bytes) {
   if (bytes > largest_new) largest_new = bytes;
   if (void* memory = std::malloc(bytes == 0 ? 1 : bytes)) return memory;
@@ -31,6 +32,7 @@ std::size_t largest_new = 0;
 [[gnu::noinline]] void operator delete(void* memory, std::size_t) noexcept {
   std::free(memory);
 }
+#endif
 
 namespace moe {
 namespace {

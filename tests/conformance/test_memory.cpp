@@ -53,7 +53,7 @@ class FencedTensor {
     ::mprotect(base_ + page_ + inner, page_, PROT_NONE);
     view_ = source;
     view_.data = base_ + page_ + (flush == Flush::kEnd ? inner - source.bytes() : 0);
-    std::memcpy(view_.data, source.data, source.bytes());
+    if (source.bytes() > 0) std::memcpy(view_.data, source.data, source.bytes());
   }
   FencedTensor(const FencedTensor&) = delete;
   FencedTensor& operator=(const FencedTensor&) = delete;
@@ -125,7 +125,7 @@ TEST_P(Memory, WorkspaceIsWrittenBeforeItIsReadAndLargeEnough) {
     level_object->prepare(problem, weights.view(), execution);
     ASSERT_EQ(bytes % static_cast<std::int64_t>(kArenaAlignment), 0);
     Tensor ones(DType::kF32, {bytes / 4});
-    std::memset(ones.view().data, 0xFF, ones.view().bytes());
+    if (bytes > 0) std::memset(ones.view().data, 0xFF, ones.view().bytes());
     const FencedTensor arena(ones.view(), FencedTensor::Flush::kEnd);
 
     const Tensor y(dtype(), {shape.tokens, shape.hidden});

@@ -1,13 +1,9 @@
 #include "cpu/ops/tune_cache.h"
 
 #include <fmt/format.h>
-#include <unistd.h>
 
 #include <algorithm>
-#include <filesystem>
-#include <fstream>
 #include <nlohmann/json.hpp>
-#include <system_error>
 #include <utility>
 
 #if defined(__x86_64__)
@@ -22,15 +18,6 @@ using nlohmann::json;
 /// Results of another revision of tiles, ranges or scheduling are not comparable: raise it with them.
 constexpr int kRevision = 1;
 constexpr const char* kFormat = "moe-tune-compiled";
-
-/// FNV-1a: a short, stable name for the machine in the file name.
-std::uint32_t hash_of(const std::string& text) {
-  std::uint32_t hash = 2166136261U;
-  for (const char letter : text) {
-    hash = (hash ^ static_cast<unsigned char>(letter)) * 16777619U;
-  }
-  return hash;
-}
 
 json to_json(const TuneKey& key) {
   return {{"cpu", key.cpu},         {"isa", key.isa},       {"dtype", name_of(key.dtype)},
@@ -96,25 +83,20 @@ std::string machine_name() {
   return name;
 }
 
-TuneCache::TuneCache(std::string folder, TuneKey key)
-    : folder_(std::move(folder)), key_(std::move(key)) {
-  if (folder_.empty() || folder_ == "off") return;
-  path_ = fmt::format("{}/compiled-{}-{}-t{}-h{}-i{}-e{}-k{}-{:08x}.json", folder_, key_.isa,
-                      name_of(key_.dtype), key_.threads, key_.hidden, key_.intermediate,
-                      key_.experts, key_.top_k, hash_of(key_.cpu));
-}
+TuneCache::TuneCache(const std::string& folder, TuneKey key)
+    : key_(std::move(key)),
+      document_(folder,
+                fmt::format("compiled-{}-{}-t{}-h{}-i{}-e{}-k{}-{:016x}.json", key_.isa,
+                            name_of(key_.dtype), key_.threads, key_.hidden, key_.intermediate,
+                            key_.experts, key_.top_k, hash_of(key_.cpu)),
+                kFormat, kRevision) {}
 
 std::optional<TunedRanges> TuneCache::load(const GemmKernels& kernels) const {
-  if (!enabled()) return std::nullopt;
-  std::ifstream file(path_);
-  if (!file) return std::nullopt;
+  const CacheDocument::Found found = document_.load(to_json(key_));
+  if (found.json.empty()) return std::nullopt;
   try {
-    const json stored = json::parse(file);
-    if (stored.at("format") != kFormat || stored.at("revision") != kRevision ||
-        stored.at("key") != to_json(key_)) {
-      return std::nullopt;
-    }
     TunedRanges ranges;
+    const json stored = json::parse(found.json);
     for (const json& entry : stored.at("ranges")) {
       const auto first_row = entry.at("first_row").get<std::int64_t>();
       if (first_row < 1) return std::nullopt;
@@ -130,35 +112,12 @@ std::optional<TunedRanges> TuneCache::load(const GemmKernels& kernels) const {
 }
 
 std::string TuneCache::save(const TunedRanges& ranges, double seconds) const {
-  if (!enabled()) return {};
   json entries = json::array();
   for (int range = 0; range < TileChoices::kRanges; ++range) {
     const TunedRange& entry = ranges[static_cast<std::size_t>(range)];
     if (entry.tuned) entries.push_back(to_json(range, entry));
   }
-  const json document = {{"format", kFormat},
-                         {"revision", kRevision},
-                         {"key", to_json(key_)},
-                         {"seconds", seconds},
-                         {"ranges", entries}};
-  std::error_code error;
-  std::filesystem::create_directories(folder_, error);
-  if (error) return fmt::format("cannot create {}: {}", folder_, error.message());
-  const std::string temporary = fmt::format("{}.{}.tmp", path_, getpid());
-  std::ofstream file(temporary);
-  file << document.dump(1) << '\n';
-  file.close();
-  if (!file) {
-    std::filesystem::remove(temporary, error);
-    return fmt::format("cannot write {}", temporary);
-  }
-  std::filesystem::rename(temporary, path_, error);
-  if (error) {
-    const std::string reason = error.message();
-    std::filesystem::remove(temporary, error);
-    return fmt::format("cannot rename to {}: {}", path_, reason);
-  }
-  return {};
+  return document_.save(to_json(key_), {{"seconds", seconds}, {"ranges", entries}});
 }
 
 }  // namespace moe::cpu

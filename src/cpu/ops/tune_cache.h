@@ -7,6 +7,7 @@
 #include <optional>
 #include <string>
 
+#include "core/cache_file.h"
 #include "cpu/ops/grouped_gemm.h"
 #include "moe/config.h"
 
@@ -42,22 +43,20 @@ using TunedRanges = std::array<TunedRange, static_cast<std::size_t>(TileChoices:
 class TuneCache {
  public:
   /// `folder` "off" (or empty): nothing is read or written.
-  TuneCache(std::string folder, TuneKey key);
+  TuneCache(const std::string& folder, TuneKey key);
 
   /// The ranges of an earlier run; nullopt when there is no file or it is not valid for this key,
   /// these kernels and this version of the tuner. Never throws: a damaged file is as good as none.
   [[nodiscard]] std::optional<TunedRanges> load(const GemmKernels& kernels) const;
-  /// Writes a temporary file and renames it, so that readers see the old or the new one. Returns why
-  /// it could not be written, "" on success.
+  /// Returns why it could not be written, "" on success.
   [[nodiscard]] std::string save(const TunedRanges& ranges, double seconds) const;
 
-  [[nodiscard]] bool enabled() const { return !path_.empty(); }
-  [[nodiscard]] const std::string& path() const { return path_; }
+  [[nodiscard]] bool enabled() const { return document_.enabled(); }
+  [[nodiscard]] const std::string& path() const { return document_.path(); }
 
  private:
-  std::string folder_;
   TuneKey key_;
-  std::string path_;
+  CacheDocument document_;
 };
 
 }  // namespace moe::cpu

@@ -1,15 +1,14 @@
 #include "cpu/ops/tuner.h"
 
-#include <fmt/chrono.h>
 #include <omp.h>
 
 #include <algorithm>
 #include <atomic>
 #include <chrono>
-#include <ctime>
 #include <optional>
 #include <vector>
 
+#include "core/cache_file.h"
 #include "core/memory.h"
 #include "core/scalar.h"
 
@@ -28,10 +27,6 @@ constexpr int kFinalRounds = 6;  ///< more runs of the survivors
 constexpr int kCheckRounds = 9;  ///< winner against heuristic, measured afresh
 /// A gain below this is not distinguishable from noise on a machine shared with others.
 constexpr double kLeastGain = 1.02;
-
-std::string utc_now() {
-  return fmt::format("{:%Y-%m-%dT%H:%M:%SZ}", fmt::gmtime(std::time(nullptr)));
-}
 
 double median(std::vector<double> values) {
   const auto middle = values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2);

@@ -1,20 +1,41 @@
-// Stored element types in kernels, and 16-byte vectors of them.
+// Stored element types in kernels, and 16-byte vectors of them. Compiled by nvcc and by NVRTC.
 #pragma once
 
+#include <cstdint>
+
+#if !defined(__CUDACC_RTC__)
 #include <cuda_bf16.h>
 
-#include <cstdint>
 #include <initializer_list>
 
 #include "moe/config.h"
+#endif
 
 namespace moe::cuda {
+
+#if defined(__CUDACC_RTC__)
+/// NVRTC works where no header of the toolkit is installed.
+struct Bf16 {
+  unsigned short bits;
+};
+#else
+using Bf16 = __nv_bfloat16;
+#endif
+static_assert(sizeof(Bf16) == 2, "stored as the upper half of a float");
+
+/// Rounds to nearest even. PTX ISA: cvt.
+__device__ __forceinline__ unsigned bf16_bits(float value) {
+  unsigned short bits;
+  asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(bits) : "f"(value));
+  return bits;
+}
 
 __device__ __forceinline__ float to_float(float value) {
   return value;
 }
-__device__ __forceinline__ float to_float(__nv_bfloat16 value) {
-  return __bfloat162float(value);
+__device__ __forceinline__ float to_float(Bf16 value) {
+  return __uint_as_float(static_cast<unsigned>(reinterpret_cast<const unsigned short&>(value))
+                         << 16);
 }
 
 template <class Element>
@@ -24,8 +45,9 @@ __device__ __forceinline__ float from_float<float>(float value) {
   return value;
 }
 template <>
-__device__ __forceinline__ __nv_bfloat16 from_float<__nv_bfloat16>(float value) {
-  return __float2bfloat16_rn(value);
+__device__ __forceinline__ Bf16 from_float<Bf16>(float value) {
+  const auto bits = static_cast<unsigned short>(bf16_bits(value));
+  return reinterpret_cast<const Bf16&>(bits);
 }
 
 /// kCount elements moved by one instruction, read and written as fp32. They stay packed in 32-bit
@@ -47,7 +69,7 @@ struct alignas(sizeof(Element) * kCount) Vec {
     if constexpr (kPerWord == 1) {
       word = __float_as_uint(value);
     } else {
-      const unsigned bits = __bfloat16_as_ushort(from_float<Element>(value));
+      const unsigned bits = bf16_bits(value);
       word = i % 2 == 0 ? bits : word | bits << 16;
     }
   }
@@ -63,6 +85,7 @@ struct Vec<Element, 1> {
 template <class Element>
 inline constexpr int kWidest = 16 / static_cast<int>(sizeof(Element));
 
+#if !defined(__CUDACC_RTC__)  // what follows is for launchers
 /// Calls body.operator()<float>() or body.operator()<__nv_bfloat16>().
 template <class Body>
 void with_device_type(DType dtype, Body&& body) {
@@ -82,5 +105,6 @@ inline bool in_widest_vectors(std::int64_t row_bytes,
   }
   return possible;
 }
+#endif
 
 }  // namespace moe::cuda

@@ -1,5 +1,9 @@
-// SwiGLU of one element.
+// SwiGLU of one element, and of stored rows.
 #pragma once
+
+#include <cstdint>
+
+#include "cuda/device/element.cuh"
 
 namespace moe::cuda {
 
@@ -12,6 +16,44 @@ __device__ __forceinline__ float silu(float value) {
   } else {
     // __fdividef yields 0 where the denominator exceeds 2^126, which is the limit of silu there.
     return __fdividef(value, 1.0F + __expf(-value));
+  }
+}
+
+/// act[r,i] = silu(gate_up[r,i]) · gate_up[r,I+i]. One thread kUnroll vectors of gate and of up, all
+/// of them in flight before the first is used; blocks of kThreads. Vectors are numbered through all
+/// rows, so that narrow rows share a block.
+template <class Element, int kWidth, int kUnroll, int kThreads>
+__device__ __forceinline__ void swiglu_of_rows(const Element* gate_up, std::int64_t rows,
+                                               std::int64_t intermediate, Element* act,
+                                               std::int64_t act_stride) {
+  using Vector = Vec<Element, kWidth>;
+  const std::int64_t vectors_per_row = intermediate / kWidth;
+  const std::int64_t first =
+      static_cast<std::int64_t>(blockIdx.x) * kThreads * kUnroll + threadIdx.x;
+  Vector gate[kUnroll];
+  Vector up[kUnroll];
+  Element* out[kUnroll];
+#pragma unroll
+  for (int u = 0; u < kUnroll; ++u) {
+    const std::int64_t vector = first + u * kThreads;
+    const std::int64_t row = vector / vectors_per_row;
+    out[u] = nullptr;
+    if (row >= rows) continue;
+    const std::int64_t column = (vector - row * vectors_per_row) * kWidth;
+    const Element* const gate_at = gate_up + row * 2 * intermediate + column;
+    gate[u] = *reinterpret_cast<const Vector*>(gate_at);
+    up[u] = *reinterpret_cast<const Vector*>(gate_at + intermediate);
+    out[u] = act + row * act_stride + column;
+  }
+#pragma unroll
+  for (int u = 0; u < kUnroll; ++u) {
+    if (out[u] == nullptr) continue;
+    Vector result;
+#pragma unroll
+    for (int i = 0; i < kWidth; ++i) {
+      result.set(i, silu<Element>(gate[u].get(i)) * up[u].get(i));
+    }
+    *reinterpret_cast<Vector*>(out[u]) = result;
   }
 }
 

@@ -7,6 +7,7 @@
 #include "core/check.h"
 #include "cuda/check.h"
 #include "cuda/device/element.cuh"
+#include "cuda/device/permute.cuh"
 #include "cuda/device/warp.cuh"
 #include "cuda/ops/router.h"
 
@@ -164,112 +165,37 @@ __global__ void __launch_bounds__(kSortThreads, 1)
 // --- permute_rows --------------------------------------------------------------------------------
 constexpr int kCopyWarps = 8;
 
-/// One warp a token: kUnroll units of the row per lane in flight, then K stores of each.
+/// One warp a (token, segment of columns).
 template <class Unit, int kUnroll>
 __global__ void __launch_bounds__(kCopyWarps* kWarpSize)
     permute_rows_kernel(const Unit* __restrict__ x, const std::int32_t* __restrict__ dst_row,
                         std::int64_t tokens, int top_k, std::int64_t units_per_row, int segments,
                         Unit* __restrict__ x_perm) {
-  const int lane = static_cast<int>(threadIdx.x) % kWarpSize;
   const std::int64_t work = static_cast<std::int64_t>(blockIdx.x) * kCopyWarps +
                             static_cast<int>(threadIdx.x) / kWarpSize;
   const std::int64_t token = work / segments;
   if (token >= tokens) return;
-  const std::int64_t stride = static_cast<std::int64_t>(segments) * kUnroll * kWarpSize;
-  for (std::int64_t column = (work % segments) * kUnroll * kWarpSize + lane;
-       column - lane < units_per_row; column += stride) {
-    Unit values[kUnroll];
-#pragma unroll
-    for (int u = 0; u < kUnroll; ++u) {
-      if (column + u * kWarpSize < units_per_row) {
-        values[u] = x[token * units_per_row + column + u * kWarpSize];
-      }
-    }
-    for (int slot = 0; slot < top_k; ++slot) {
-      Unit* const out =
-          x_perm + static_cast<std::int64_t>(dst_row[token * top_k + slot]) * units_per_row;
-#pragma unroll
-      for (int u = 0; u < kUnroll; ++u) {
-        // Plain store: the GEMM reads these rows next, so they should stay in L2.
-        if (column + u * kWarpSize < units_per_row) out[column + u * kWarpSize] = values[u];
-      }
-    }
-  }
+  scatter_row<kUnroll>(
+      x + token * units_per_row, units_per_row, static_cast<int>(work % segments), segments, top_k,
+      [&](int slot) { return dst_row[token * top_k + slot]; }, x_perm);
 }
 
 // --- unpermute_rows ------------------------------------------------------------------------------
-/// 16-byte loads that one lane keeps in flight. 16 of them spill registers beside the fp32 sums.
-constexpr int kLoads = 8;
-
-/// One warp a (token, segment of columns). kSlots rows x kLoads / kSlots vectors are loaded before
-/// the first is added; slots are added in order whatever kSlots is. Row addresses are looked up once
-/// per token, so that nothing waits for an index between one segment and the next.
+/// One warp a (token, segment of columns).
 template <class Element, int kWidth, int kSlots>
 __global__ void __launch_bounds__(kCopyWarps* kWarpSize, 2)
     unpermute_rows_kernel(const Element* __restrict__ y_perm,
                           const std::int32_t* __restrict__ dst_row,
                           const float* __restrict__ topk_weights, std::int64_t tokens, int top_k,
                           std::int64_t hidden, int segments, Element* __restrict__ y) {
-  using Vector = Vec<Element, kWidth>;
-  constexpr int kUnroll = kLoads / kSlots;
-  const int vectors = static_cast<int>(hidden / kWidth);  // of a row
-  const auto lane = static_cast<int>(threadIdx.x) % kWarpSize;
   const std::int64_t work = static_cast<std::int64_t>(blockIdx.x) * kCopyWarps +
                             static_cast<int>(threadIdx.x) / kWarpSize;
   const std::int64_t token = work / segments;
   if (token >= tokens) return;
-
-  const Vector* rows[kSlots];
-  float weight[kSlots];
-  const auto look_up = [&](int first) {
-#pragma unroll
-    for (int s = 0; s < kSlots; ++s) {
-      if (first + s >= top_k) continue;
-      const std::int64_t slot = token * top_k + first + s;
-      weight[s] = topk_weights[slot];
-      rows[s] = reinterpret_cast<const Vector*>(
-          y_perm + (dst_row == nullptr ? slot : dst_row[slot]) * hidden);
-    }
-  };
-  look_up(0);
-  Vector* const out = reinterpret_cast<Vector*>(y + token * hidden);
-  for (int base = static_cast<int>(work % segments) * kUnroll * kWarpSize; base < vectors;
-       base += segments * kUnroll * kWarpSize) {
-    float sum[kUnroll][kWidth] = {};
-    for (int first = 0; first < top_k; first += kSlots) {
-      if (top_k > kSlots) look_up(first);
-      Vector values[kSlots][kUnroll];
-#pragma unroll
-      for (int s = 0; s < kSlots; ++s) {
-        if (first + s >= top_k) continue;
-#pragma unroll
-        for (int u = 0; u < kUnroll; ++u) {
-          const int at = base + u * kWarpSize + lane;
-          if (at < vectors) values[s][u] = rows[s][at];
-        }
-      }
-#pragma unroll
-      for (int s = 0; s < kSlots; ++s) {
-        if (first + s >= top_k) continue;
-#pragma unroll
-        for (int u = 0; u < kUnroll; ++u) {
-#pragma unroll
-          for (int i = 0; i < kWidth; ++i) {
-            sum[u][i] = fmaf(weight[s], values[s][u].get(i), sum[u][i]);
-          }
-        }
-      }
-    }
-#pragma unroll
-    for (int u = 0; u < kUnroll; ++u) {
-      const int at = base + u * kWarpSize + lane;
-      if (at >= vectors) continue;
-      Vector result;
-#pragma unroll
-      for (int i = 0; i < kWidth; ++i) result.set(i, sum[u][i]);
-      out[at] = result;
-    }
-  }
+  combine_row<Element, kWidth, kSlots>(
+      y_perm, dst_row == nullptr ? nullptr : dst_row + token * top_k, token * top_k,
+      topk_weights + token * top_k, top_k, hidden, static_cast<int>(work % segments), segments,
+      y + token * hidden);
 }
 
 /// Warps that share one token: one where there are many tokens, more where that leaves the device
@@ -344,7 +270,8 @@ void unpermute_rows(DType dtype, const void* y_perm, const std::int32_t* dst_row
                     std::int64_t hidden, void* y, cudaStream_t stream) {
   with_device_type(dtype, [&]<class Element>() {
     const auto launch = [&]<int kWidth, int kSlots>() {
-      const int segments = segments_per_token(tokens, hidden / kWidth, kLoads / kSlots * kWarpSize);
+      const int segments =
+          segments_per_token(tokens, hidden / kWidth, kCombineLoads / kSlots * kWarpSize);
       unpermute_rows_kernel<Element, kWidth, kSlots>
           <<<blocks_of_warps(tokens * segments), kCopyWarps * kWarpSize, 0, stream>>>(
               static_cast<const Element*>(y_perm), dst_row, topk_weights, tokens,
@@ -352,7 +279,7 @@ void unpermute_rows(DType dtype, const void* y_perm, const std::int32_t* dst_row
     };
     const std::int64_t row_bytes = hidden * static_cast<std::int64_t>(sizeof(Element));
     if (!in_widest_vectors(row_bytes, {y_perm, y})) {
-      launch.template operator()<1, 4>();
+      launch.template operator()<1, combine_slots(8, false)>();
     } else if (top_k <= 2) {
       launch.template operator()<kWidest<Element>, 2>();
     } else if (top_k <= 4) {

@@ -66,41 +66,11 @@ void elementwise(DType dtype, const void* a, const void* b, std::int64_t count, 
   MOE_CUDA_CHECK_LAUNCH("elementwise_kernel");
 }
 
-/// One thread kUnroll vectors of gate and of up, all of them in flight before the first is used.
-/// Vectors are numbered through all rows, so that narrow rows share a block.
 template <class Element, int kWidth, int kUnroll>
 __global__ void __launch_bounds__(kThreads)
     swiglu_rows_kernel(const Element* gate_up, std::int64_t rows, std::int64_t intermediate,
                        Element* act, std::int64_t act_stride) {
-  using Vector = Vec<Element, kWidth>;
-  const std::int64_t vectors_per_row = intermediate / kWidth;
-  const std::int64_t first =
-      static_cast<std::int64_t>(blockIdx.x) * kThreads * kUnroll + threadIdx.x;
-  Vector gate[kUnroll];
-  Vector up[kUnroll];
-  Element* out[kUnroll];
-#pragma unroll
-  for (int u = 0; u < kUnroll; ++u) {
-    const std::int64_t vector = first + u * kThreads;
-    const std::int64_t row = vector / vectors_per_row;
-    out[u] = nullptr;
-    if (row >= rows) continue;
-    const std::int64_t column = (vector - row * vectors_per_row) * kWidth;
-    const Element* const gate_at = gate_up + row * 2 * intermediate + column;
-    gate[u] = *reinterpret_cast<const Vector*>(gate_at);
-    up[u] = *reinterpret_cast<const Vector*>(gate_at + intermediate);
-    out[u] = act + row * act_stride + column;
-  }
-#pragma unroll
-  for (int u = 0; u < kUnroll; ++u) {
-    if (out[u] == nullptr) continue;
-    Vector result;
-#pragma unroll
-    for (int i = 0; i < kWidth; ++i) {
-      result.set(i, silu<Element>(gate[u].get(i)) * up[u].get(i));
-    }
-    *reinterpret_cast<Vector*>(out[u]) = result;
-  }
+  swiglu_of_rows<Element, kWidth, kUnroll, kThreads>(gate_up, rows, intermediate, act, act_stride);
 }
 
 }  // namespace

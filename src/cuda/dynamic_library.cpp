@@ -8,7 +8,9 @@ std::unique_ptr<DynamicLibrary> DynamicLibrary::open(const std::vector<std::stri
                                                      std::string& reason) {
   reason.clear();
   for (const std::string& candidate : candidates) {
-    if (void* handle = dlopen(candidate.c_str(), RTLD_NOW | RTLD_LOCAL); handle != nullptr) {
+    // Never unmapped: profilers and drivers leave threads and hooks that point into themselves.
+    constexpr int kFlags = RTLD_NOW | RTLD_LOCAL | RTLD_NODELETE;
+    if (void* handle = dlopen(candidate.c_str(), kFlags); handle != nullptr) {
       reason.clear();
       return std::unique_ptr<DynamicLibrary>(new DynamicLibrary(handle, candidate));
     }

@@ -1,5 +1,5 @@
-// What the driver's management library (NVML) says of a GPU: clocks, power, temperature, and what holds
-// the clocks down. Opened at run time; a machine without it gets a reason, never an error.
+// What the driver's management library (NVML) says of a GPU: clocks, power, temperature, and what
+// holds the clocks down. Opened at run time; a machine without it gets a reason, never an error.
 // Needs neither CUDA's headers nor a GPU to build.
 #pragma once
 
@@ -25,15 +25,15 @@ struct NvmlReading {
   std::string throttle_text;
 };
 
-/// What lowers the clocks, in words: "sw power cap, hw thermal slowdown". "" when nothing does; an idle
-/// GPU's clocks are low too, but that is not throttling.
+/// What lowers the clocks, in words: "sw power cap, hw thermal slowdown". "" when nothing does; an
+/// idle GPU's clocks are low too, but that is not throttling.
 [[nodiscard]] std::string throttle_text(std::uint64_t reasons);
 
 /// One GPU, watched through NVML.
 class NvmlSensor {
  public:
-  /// `pci_bus_id` as cudaDeviceGetPCIBusId writes it, "0000:3b:00.0". nullptr when there is nothing to
-  /// read, and `reason` then says why, in one sentence. `library` is another file for tests.
+  /// `pci_bus_id` as cudaDeviceGetPCIBusId writes it, "0000:3b:00.0". nullptr when there is nothing
+  /// to read, and `reason` then says why, in one sentence. `library` is another file for tests.
   [[nodiscard]] static std::unique_ptr<NvmlSensor> open(const std::string& pci_bus_id,
                                                         std::string& reason,
                                                         const std::string& library = kNvmlLibrary);

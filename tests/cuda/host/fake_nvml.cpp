@@ -1,4 +1,4 @@
-// A stand-in for the driver's libnvidia-ml.so.1, with one GPU. Its switches are environment variables:
+// A stand-in for the driver's libnvidia-ml.so.1, with one GPU. Environment variables switch it:
 //   FAKE_NVML_INIT=9             what nvmlInit_v2 returns
 //   FAKE_NVML_HIDES=1            power, temperature and throttle reasons are not supported
 //   FAKE_NVML_REASONS=0x24       throttle reasons

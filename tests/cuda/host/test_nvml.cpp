@@ -2,26 +2,13 @@
 #include <dlfcn.h>
 #include <gtest/gtest.h>
 
-#include <cstdlib>
-
+#include "cuda/host/environment.h"
 #include "cuda/nvml.h"
 
 namespace moe::cuda {
 namespace {
 
 constexpr const char* kBusId = "0000:3b:00.0";
-
-/// An environment variable for one scope.
-class Environment {
- public:
-  Environment(const char* name, const char* value) : name_(name) { setenv(name, value, 1); }
-  Environment(const Environment&) = delete;
-  Environment& operator=(const Environment&) = delete;
-  ~Environment() { unsetenv(name_); }
-
- private:
-  const char* name_;
-};
 
 TEST(NvmlThrottle, NamesTheBits) {
   EXPECT_EQ(throttle_text(0), "");

@@ -1,6 +1,7 @@
-# moe_embed_files(<out.cpp> <file>...): a source file with the text of each file as a raw string, for
-# moe::cli::embedded_file("docs/cli.md") (src/cli/embedded.h). Touching a file configures again.
-function(moe_embed_files output)
+# moe_embed_files(<out.cpp> <header> <namespace> <file>...): a source file with the text of each file as
+# a raw string, for <namespace>::embedded_file("docs/cli.md"), which <header> declares. Touching a file
+# configures again.
+function(moe_embed_files output header namespace)
   set(entries "")
   foreach(path IN LISTS ARGN)
     set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS "${PROJECT_SOURCE_DIR}/${path}")
@@ -8,11 +9,11 @@ function(moe_embed_files output)
     string(APPEND entries "    {\"${path}\", R\"MOE_EMBED(${text})MOE_EMBED\"},\n")
   endforeach()
   set(content "// Made by cmake/EmbedFiles.cmake.
-#include \"cli/embedded.h\"
+#include \"${header}\"
 
 #include <utility>
 
-namespace moe::cli {
+namespace ${namespace} {
 
 std::string_view embedded_file(std::string_view path) {
   static constexpr std::pair<std::string_view, std::string_view> kFiles[] = {
@@ -24,7 +25,7 @@ ${entries}    {\"\", \"\"},
   return {};
 }
 
-}  // namespace moe::cli
+}  // namespace ${namespace}
 ")
   set(old "")
   if(EXISTS "${output}")

@@ -3,6 +3,8 @@
 #include <cublasLt.h>
 
 #include <algorithm>
+#include <cstring>
+#include <iterator>
 #include <map>
 #include <utility>
 
@@ -93,6 +95,40 @@ struct Matmul::State {
   Layout w, a, c;
   /// By (row bucket, whether every address and row allows 16-byte accesses).
   std::map<std::pair<std::int64_t, bool>, cublasLtMatmulAlgo_t> algorithms;
+  struct Preferred {
+    std::int64_t last = 0;
+    cublasLtMatmulAlgo_t algorithm{};
+  };
+  std::map<std::int64_t, Preferred> preferred;  // by first m
+
+  /// Bytes of the workspace that one call may use.
+  [[nodiscard]] std::size_t lane_bytes() const {
+    return library->workspace.size() / static_cast<std::size_t>(spec.lanes) / 256 * 256;
+  }
+
+  /// The library's proposals for the sizes that are set.
+  [[nodiscard]] std::vector<cublasLtMatmulHeuristicResult_t> ask(bool wide, int most) const {
+    Preference preference;
+    MOE_CUBLAS_CHECK(cublasLtMatmulPreferenceCreate(preference.out()));
+    set(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, lane_bytes());
+    // Partial sums of a split k stay in fp32.
+    set(preference, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK,
+        static_cast<std::uint32_t>(CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE));
+    const auto in_bytes = static_cast<std::uint32_t>(wide ? 16 : size_of(spec.in));
+    const auto out_bytes = static_cast<std::uint32_t>(wide ? 16 : size_of(spec.out));
+    set(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, in_bytes);
+    set(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, in_bytes);
+    set(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, out_bytes);
+    set(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, out_bytes);
+    std::vector<cublasLtMatmulHeuristicResult_t> found(static_cast<std::size_t>(most));
+    int count = 0;
+    const cublasStatus_t status =
+        cublasLtMatmulAlgoGetHeuristic(library->handle, operation.get(), w.get(), a.get(), c.get(),
+                                       c.get(), preference.get(), most, found.data(), &count);
+    if (status != CUBLAS_STATUS_NOT_SUPPORTED) MOE_CUBLAS_CHECK(status);
+    found.resize(static_cast<std::size_t>(count));
+    return found;
+  }
 
   void set_sizes(std::int64_t m, std::int64_t batch) {
     set(a, CUBLASLT_MATRIX_LAYOUT_COLS, static_cast<std::uint64_t>(m));
@@ -113,36 +149,24 @@ struct Matmul::State {
   }
 
   const cublasLtMatmulAlgo_t& algorithm(std::int64_t m, std::int64_t batch, bool wide) {
+    if (wide && batch == 1) {
+      const auto after = preferred.upper_bound(m);
+      if (after != preferred.begin() && std::prev(after)->second.last >= m) {
+        return std::prev(after)->second.algorithm;
+      }
+    }
     const auto key = std::make_pair(row_bucket(m), wide);
     const auto known = algorithms.find(key);
     if (known != algorithms.end()) return known->second;
 
-    Preference preference;
-    MOE_CUBLAS_CHECK(cublasLtMatmulPreferenceCreate(preference.out()));
-    set(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, library->workspace.size());
-    // Partial sums of a split k stay in fp32.
-    set(preference, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK,
-        static_cast<std::uint32_t>(CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE));
-    const auto in_bytes = static_cast<std::uint32_t>(wide ? 16 : size_of(spec.in));
-    const auto out_bytes = static_cast<std::uint32_t>(wide ? 16 : size_of(spec.out));
-    set(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, in_bytes);
-    set(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, in_bytes);
-    set(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, out_bytes);
-    set(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, out_bytes);
-
     set_sizes(key.first, batch);
-    cublasLtMatmulHeuristicResult_t found{};
-    int count = 0;
-    const cublasStatus_t status =
-        cublasLtMatmulAlgoGetHeuristic(library->handle, operation.get(), w.get(), a.get(), c.get(),
-                                       c.get(), preference.get(), 1, &found, &count);
-    if (status == CUBLAS_STATUS_NOT_SUPPORTED || (status == CUBLAS_STATUS_SUCCESS && count == 0)) {
+    const auto found = ask(wide, 1);
+    if (found.empty()) {
       fail(ErrorCode::kUnsupported,
            "cuBLASLt has no kernel for m={} n={} k={} {} to {}, aligned to {} bytes", key.first,
-           spec.n, spec.k, name_of(spec.in), name_of(spec.out), in_bytes);
+           spec.n, spec.k, name_of(spec.in), name_of(spec.out), wide ? 16 : size_of(spec.in));
     }
-    MOE_CUBLAS_CHECK(status);
-    return algorithms.emplace(key, found.algo).first->second;
+    return algorithms.emplace(key, found.front().algo).first->second;
   }
 };
 
@@ -183,8 +207,42 @@ void Matmul::choose_up_to(std::int64_t most_rows) {
   static_cast<void>(state_->algorithm(most_rows, 1, wide));
 }
 
+std::vector<MatmulAlgorithm> Matmul::candidates(std::int64_t m, int most) const {
+  std::vector<MatmulAlgorithm> algorithms;
+  if (!state_->strides_are_wide()) return algorithms;
+  state_->set_sizes(m, 1);
+  for (const cublasLtMatmulHeuristicResult_t& result : state_->ask(true, most)) {
+    if (result.state != CUBLAS_STATUS_SUCCESS) continue;
+    algorithms.emplace_back();
+    static_assert(sizeof(result.algo) == sizeof(MatmulAlgorithm::bits), "the library's size");
+    std::memcpy(algorithms.back().bits.data(), &result.algo, sizeof(result.algo));
+  }
+  return algorithms;
+}
+
+bool Matmul::prefer(std::int64_t first, std::int64_t last, const MatmulAlgorithm& algorithm) {
+  State& s = *state_;
+  if (!s.strides_are_wide()) return false;
+  cublasLtMatmulAlgo_t algo;
+  std::memcpy(&algo, algorithm.bits.data(), sizeof(algo));
+  for (std::int64_t m = first; m <= last; m = std::max(m + 1, std::min(row_bucket(m + 1), last))) {
+    s.set_sizes(m, 1);
+    cublasLtMatmulHeuristicResult_t result{};
+    const cublasStatus_t status =
+        cublasLtMatmulAlgoCheck(s.library->handle, s.operation.get(), s.w.get(), s.a.get(),
+                                s.c.get(), s.c.get(), &algo, &result);
+    if (status != CUBLAS_STATUS_SUCCESS || result.workspaceSize > s.lane_bytes()) return false;
+  }
+  s.preferred[first] = {last, algo};
+  return true;
+}
+
+void Matmul::prefer_nothing() {
+  state_->preferred.clear();
+}
+
 void Matmul::run(const void* a, const void* w, void* c, std::int64_t m, cudaStream_t stream,
-                 std::int64_t batch) {
+                 std::int64_t batch, int lane) {
   State& s = *state_;
   const bool wide = s.strides_are_wide() && in_widest_vectors(0, {a, w, c});
   const float one = 1;
@@ -201,9 +259,27 @@ void Matmul::run(const void* a, const void* w, void* c, std::int64_t m, cudaStre
         s.library->handle, s.operation.get(), &one,
         static_cast<const std::byte*>(w) + offset(s.spec.batch_stride_w, s.spec.in), s.w.get(),
         static_cast<const std::byte*>(a) + offset(s.spec.batch_stride_a, s.spec.in), s.a.get(),
-        &zero, out, s.c.get(), out, s.c.get(), &algorithm, s.library->workspace.data(),
-        s.library->workspace.size(), stream));
+        &zero, out, s.c.get(), out, s.c.get(), &algorithm,
+        s.library->workspace.as<std::byte>() + static_cast<std::size_t>(lane) * s.lane_bytes(),
+        s.lane_bytes(), stream));
   }
+}
+
+std::string describe(const MatmulAlgorithm& algorithm) {
+  cublasLtMatmulAlgo_t algo;
+  std::memcpy(&algo, algorithm.bits.data(), sizeof(algo));
+  const auto get = [&]<class Value>(cublasLtMatmulAlgoConfigAttributes_t attribute, Value value) {
+    std::size_t written = 0;
+    static_cast<void>(
+        cublasLtMatmulAlgoConfigGetAttribute(&algo, attribute, &value, sizeof(value), &written));
+    return value;
+  };
+  return fmt::format("algorithm {}, tile {}, stages {}, cluster {}, split k {}",
+                     get(CUBLASLT_ALGO_CONFIG_ID, std::int32_t{-1}),
+                     get(CUBLASLT_ALGO_CONFIG_TILE_ID, std::uint32_t{0}),
+                     get(CUBLASLT_ALGO_CONFIG_STAGES_ID, std::uint32_t{0}),
+                     get(CUBLASLT_ALGO_CONFIG_CLUSTER_SHAPE_ID, std::uint16_t{0}),
+                     get(CUBLASLT_ALGO_CONFIG_SPLITK_NUM, std::int32_t{1}));
 }
 
 std::string cublaslt_version() {

@@ -2,21 +2,24 @@
 //
 // C[m,n] = A[m,k] · W[n,k]^T, row-major, fp32 accumulation. n, k, types and strides of a Matmul are
 // fixed when it is made; m and the batch are not. The library's choice of kernel costs tens of
-// microseconds to ask for, so it is asked once per range of m (row_bucket) and kept.
+// microseconds to ask for, so it is asked once per range of m (row_bucket) and kept. Whoever has
+// timed the library's other candidates can put one of them in its place (prefer).
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "cuda/backend.h"
 #include "moe/config.h"
 
 namespace moe::cuda {
 
-/// The library's handle and its workspace on the device. Matmuls of one handle run one after
-/// another on one stream: they share the workspace.
+/// The library's handle and its workspace on the device. Matmuls of one handle share the workspace:
+/// they run one after another, or at once in different lanes (MatmulSpec::lanes).
 class CublasLt {
  public:
   CublasLt();
@@ -43,7 +46,18 @@ struct MatmulSpec {
   std::int64_t batch_stride_w = 0;
   std::int64_t batch_stride_a = 0;
   std::int64_t batch_stride_c = 0;
+  /// Calls that may run at once, each with its part of the workspace.
+  int lanes = 1;
 };
+
+/// One of the library's kernels with its parameters. Bits of the library: meaningful for the same
+/// version of it on the same kind of device.
+struct MatmulAlgorithm {
+  std::array<std::uint64_t, 8> bits{};
+  bool operator==(const MatmulAlgorithm&) const = default;
+};
+/// "algorithm 66, tile 15, stages 36, cluster 2, split k 1": numbers of the library's enums.
+[[nodiscard]] std::string describe(const MatmulAlgorithm& algorithm);
 
 /// Upper end of the range of row counts that share one choice of kernel: m itself up to 64, then at
 /// most 1/32 above m. NOTE: with ranges of 1/4 the choice for 1280 rows also served 1030.
@@ -60,9 +74,18 @@ class Matmul {
   [[nodiscard]] std::int64_t k() const;
   /// Chooses for every m up to `most_rows`, so that run() decides nothing.
   void choose_up_to(std::int64_t most_rows);
+  /// The library's proposals for m rows with 16-byte accesses, its first choice first, at most
+  /// `most`; none when strides do not allow such accesses.
+  [[nodiscard]] std::vector<MatmulAlgorithm> candidates(std::int64_t m, int most) const;
+  /// Takes `algorithm` for first <= m <= last wherever 16-byte accesses are possible. Returns whether
+  /// the library accepts it for all of these m; where it does not, nothing changes.
+  bool prefer(std::int64_t first, std::int64_t last, const MatmulAlgorithm& algorithm);
+  /// Forgets what prefer() set.
+  void prefer_nothing();
+
   /// m >= 1, batch >= 1. Addresses need not be aligned beyond their element.
   void run(const void* a, const void* w, void* c, std::int64_t m, cudaStream_t stream,
-           std::int64_t batch = 1);
+           std::int64_t batch = 1, int lane = 0);
 
  private:
   struct State;

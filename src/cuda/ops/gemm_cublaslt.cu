@@ -63,6 +63,28 @@ void set(const Preference& preference, cublasLtMatmulPreferenceAttributes_t attr
       cublasLtMatmulPreferenceSetAttribute(preference.get(), attribute, &value, sizeof(value)));
 }
 
+static_assert(sizeof(cublasLtMatmulAlgo_t) == sizeof(MatmulAlgorithm), "copied bit by bit");
+cublasLtMatmulAlgo_t to_library(const MatmulAlgorithm& algorithm) {
+  cublasLtMatmulAlgo_t algo;
+  std::memcpy(&algo, &algorithm, sizeof(algo));
+  return algo;
+}
+MatmulAlgorithm from_library(const cublasLtMatmulAlgo_t& algo) {
+  MatmulAlgorithm algorithm;
+  std::memcpy(algorithm.bits.data(), &algo, sizeof(algo));
+  return algorithm;
+}
+
+/// A parameter of an algorithm; `absent` when the library does not say.
+template <class Value>
+Value config(const cublasLtMatmulAlgo_t& algorithm, cublasLtMatmulAlgoConfigAttributes_t attribute,
+             Value absent) {
+  std::size_t written = 0;
+  static_cast<void>(cublasLtMatmulAlgoConfigGetAttribute(&algorithm, attribute, &absent,
+                                                         sizeof(absent), &written));
+  return absent;
+}
+
 /// Kernels put the batch into a grid dimension that ends here.
 constexpr std::int64_t kMostBatch = 65535;
 
@@ -94,10 +116,10 @@ struct Matmul::State {
   Operation operation;
   Layout w, a, c;
   /// By (row bucket, whether every address and row allows 16-byte accesses).
-  std::map<std::pair<std::int64_t, bool>, cublasLtMatmulAlgo_t> algorithms;
+  std::map<std::pair<std::int64_t, bool>, MatmulAlgorithm> algorithms;
   struct Preferred {
     std::int64_t last = 0;
-    cublasLtMatmulAlgo_t algorithm{};
+    MatmulAlgorithm algorithm;
   };
   std::map<std::int64_t, Preferred> preferred;  // by first m
 
@@ -107,7 +129,7 @@ struct Matmul::State {
   }
 
   /// The library's proposals for the sizes that are set.
-  [[nodiscard]] std::vector<cublasLtMatmulHeuristicResult_t> ask(bool wide, int most) const {
+  [[nodiscard]] std::vector<MatmulAlgorithm> ask(bool wide, int most) const {
     Preference preference;
     MOE_CUBLAS_CHECK(cublasLtMatmulPreferenceCreate(preference.out()));
     set(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, lane_bytes());
@@ -120,14 +142,20 @@ struct Matmul::State {
     set(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, in_bytes);
     set(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, out_bytes);
     set(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, out_bytes);
-    std::vector<cublasLtMatmulHeuristicResult_t> found(static_cast<std::size_t>(most));
+    // NOTE: no std::vector of it: nvcc 13.0 dies at the destructor of a struct without a name.
+    const auto found =
+        std::make_unique<cublasLtMatmulHeuristicResult_t[]>(static_cast<std::size_t>(most));
     int count = 0;
     const cublasStatus_t status =
         cublasLtMatmulAlgoGetHeuristic(library->handle, operation.get(), w.get(), a.get(), c.get(),
-                                       c.get(), preference.get(), most, found.data(), &count);
+                                       c.get(), preference.get(), most, found.get(), &count);
     if (status != CUBLAS_STATUS_NOT_SUPPORTED) MOE_CUBLAS_CHECK(status);
-    found.resize(static_cast<std::size_t>(count));
-    return found;
+    std::vector<MatmulAlgorithm> algorithms;
+    for (int i = 0; i < count; ++i) {
+      if (found[i].state == CUBLAS_STATUS_SUCCESS)
+        algorithms.push_back(from_library(found[i].algo));
+    }
+    return algorithms;
   }
 
   void set_sizes(std::int64_t m, std::int64_t batch) {
@@ -148,7 +176,7 @@ struct Matmul::State {
            spec.batch_stride_c * out % 16 == 0;
   }
 
-  const cublasLtMatmulAlgo_t& algorithm(std::int64_t m, std::int64_t batch, bool wide) {
+  const MatmulAlgorithm& algorithm(std::int64_t m, std::int64_t batch, bool wide) {
     if (wide && batch == 1) {
       const auto after = preferred.upper_bound(m);
       if (after != preferred.begin() && std::prev(after)->second.last >= m) {
@@ -166,7 +194,7 @@ struct Matmul::State {
            "cuBLASLt has no kernel for m={} n={} k={} {} to {}, aligned to {} bytes", key.first,
            spec.n, spec.k, name_of(spec.in), name_of(spec.out), wide ? 16 : size_of(spec.in));
     }
-    return algorithms.emplace(key, found.front().algo).first->second;
+    return algorithms.emplace(key, found.front()).first->second;
   }
 };
 
@@ -208,23 +236,15 @@ void Matmul::choose_up_to(std::int64_t most_rows) {
 }
 
 std::vector<MatmulAlgorithm> Matmul::candidates(std::int64_t m, int most) const {
-  std::vector<MatmulAlgorithm> algorithms;
-  if (!state_->strides_are_wide()) return algorithms;
+  if (!state_->strides_are_wide()) return {};
   state_->set_sizes(m, 1);
-  for (const cublasLtMatmulHeuristicResult_t& result : state_->ask(true, most)) {
-    if (result.state != CUBLAS_STATUS_SUCCESS) continue;
-    algorithms.emplace_back();
-    static_assert(sizeof(result.algo) == sizeof(MatmulAlgorithm::bits), "the library's size");
-    std::memcpy(algorithms.back().bits.data(), &result.algo, sizeof(result.algo));
-  }
-  return algorithms;
+  return state_->ask(true, most);
 }
 
 bool Matmul::prefer(std::int64_t first, std::int64_t last, const MatmulAlgorithm& algorithm) {
   State& s = *state_;
   if (!s.strides_are_wide()) return false;
-  cublasLtMatmulAlgo_t algo;
-  std::memcpy(&algo, algorithm.bits.data(), sizeof(algo));
+  const cublasLtMatmulAlgo_t algo = to_library(algorithm);
   for (std::int64_t m = first; m <= last; m = std::max(m + 1, std::min(row_bucket(m + 1), last))) {
     s.set_sizes(m, 1);
     cublasLtMatmulHeuristicResult_t result{};
@@ -233,7 +253,7 @@ bool Matmul::prefer(std::int64_t first, std::int64_t last, const MatmulAlgorithm
                                 s.c.get(), s.c.get(), &algo, &result);
     if (status != CUBLAS_STATUS_SUCCESS || result.workspaceSize > s.lane_bytes()) return false;
   }
-  s.preferred[first] = {last, algo};
+  s.preferred[first] = {last, algorithm};
   return true;
 }
 
@@ -252,7 +272,7 @@ void Matmul::run(const void* a, const void* w, void* c, std::int64_t m, cudaStre
     const auto offset = [&](std::int64_t stride, DType dtype) {
       return first * stride * static_cast<std::int64_t>(size_of(dtype));
     };
-    const cublasLtMatmulAlgo_t& algorithm = s.algorithm(m, count, wide);
+    const cublasLtMatmulAlgo_t algorithm = to_library(s.algorithm(m, count, wide));
     s.set_sizes(m, count);
     std::byte* const out = static_cast<std::byte*>(c) + offset(s.spec.batch_stride_c, s.spec.out);
     MOE_CUBLAS_CHECK(cublasLtMatmul(
@@ -266,20 +286,13 @@ void Matmul::run(const void* a, const void* w, void* c, std::int64_t m, cudaStre
 }
 
 std::string describe(const MatmulAlgorithm& algorithm) {
-  cublasLtMatmulAlgo_t algo;
-  std::memcpy(&algo, algorithm.bits.data(), sizeof(algo));
-  const auto get = [&]<class Value>(cublasLtMatmulAlgoConfigAttributes_t attribute, Value value) {
-    std::size_t written = 0;
-    static_cast<void>(
-        cublasLtMatmulAlgoConfigGetAttribute(&algo, attribute, &value, sizeof(value), &written));
-    return value;
-  };
+  const cublasLtMatmulAlgo_t algo = to_library(algorithm);
   return fmt::format("algorithm {}, tile {}, stages {}, cluster {}, split k {}",
-                     get(CUBLASLT_ALGO_CONFIG_ID, std::int32_t{-1}),
-                     get(CUBLASLT_ALGO_CONFIG_TILE_ID, std::uint32_t{0}),
-                     get(CUBLASLT_ALGO_CONFIG_STAGES_ID, std::uint32_t{0}),
-                     get(CUBLASLT_ALGO_CONFIG_CLUSTER_SHAPE_ID, std::uint16_t{0}),
-                     get(CUBLASLT_ALGO_CONFIG_SPLITK_NUM, std::int32_t{1}));
+                     config(algo, CUBLASLT_ALGO_CONFIG_ID, std::int32_t{-1}),
+                     config(algo, CUBLASLT_ALGO_CONFIG_TILE_ID, std::uint32_t{0}),
+                     config(algo, CUBLASLT_ALGO_CONFIG_STAGES_ID, std::uint32_t{0}),
+                     config(algo, CUBLASLT_ALGO_CONFIG_CLUSTER_SHAPE_ID, std::uint16_t{0}),
+                     config(algo, CUBLASLT_ALGO_CONFIG_SPLITK_NUM, std::int32_t{1}));
 }
 
 std::string cublaslt_version() {

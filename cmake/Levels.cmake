@@ -1,7 +1,7 @@
-# Reads src/levels.def, the only place where a level is registered, and derives the level sources of
-# each backend. A registered level without its file is a configure error that names the path.
+# Reads src/levels.def, the only place where levels and variants are registered, and derives the level
+# sources of each backend. A registered level without its file is a configure error that names the path.
 function(moe_level_sources backend extension out_variable)
-  file(STRINGS "${PROJECT_SOURCE_DIR}/src/levels.def" lines REGEX "^MOE_LEVEL\\(")
+  file(STRINGS "${PROJECT_SOURCE_DIR}/src/levels.def" lines REGEX "^MOE_(LEVEL|VARIANT)\\(")
   set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS "${PROJECT_SOURCE_DIR}/src/levels.def")
   string(TOUPPER "${backend}" upper)
   string(SUBSTRING "${upper}" 0 1 initial)
@@ -18,5 +18,6 @@ function(moe_level_sources backend extension out_variable)
       list(APPEND sources "${path}")
     endif()
   endforeach()
+  list(REMOVE_DUPLICATES sources) # a variant may share the file of its level
   set(${out_variable} "${sources}" PARENT_SCOPE)
 endfunction()

@@ -19,8 +19,16 @@ constexpr unsigned kCuda = 2;
   namespace cuda {                                                      \
   std::unique_ptr<Level> make_##symbol();                               \
   }
+#define MOE_VARIANT(number, symbol, name, backends, technique) \
+  namespace cpu {                                              \
+  std::unique_ptr<Level> make_variant_##name();                \
+  }                                                            \
+  namespace cuda {                                             \
+  std::unique_ptr<Level> make_variant_##name();                \
+  }
 #include "levels.def"
 #undef MOE_LEVEL
+#undef MOE_VARIANT
 
 namespace {
 
@@ -35,18 +43,22 @@ struct Registration {
 const std::vector<Registration>& registrations() {
   static const std::vector<Registration> all = [] {
     std::vector<Registration> list;
-#define MOE_LEVEL(number, symbol, name, builds_on, backends, technique)                      \
-  {                                                                                          \
-    Registration entry{{number, name, #symbol, technique, builds_on, ((backends)&kCpu) != 0, \
-                        ((backends)&kCuda) != 0}};                                           \
-    if constexpr (((backends)&kCpu) != 0) entry.cpu = &cpu::make_##symbol;                   \
-    if constexpr (((backends)&kCuda) != 0 && MOE_HAVE_CUDA != 0) {                           \
-      entry.cuda = &cuda::make_##symbol;                                                     \
-    }                                                                                        \
-    list.push_back(std::move(entry));                                                        \
+#define MOE_REGISTER(number, symbol, name, factory, builds_on, backends, technique, variant)  \
+  {                                                                                           \
+    Registration entry{{number, name, #symbol, technique, builds_on, ((backends)&kCpu) != 0,  \
+                        ((backends)&kCuda) != 0, variant}};                                   \
+    if constexpr (((backends)&kCpu) != 0) entry.cpu = &cpu::factory;                          \
+    if constexpr (((backends)&kCuda) != 0 && MOE_HAVE_CUDA != 0) entry.cuda = &cuda::factory; \
+    list.push_back(std::move(entry));                                                         \
   }
+#define MOE_LEVEL(number, symbol, name, builds_on, backends, technique) \
+  MOE_REGISTER(number, symbol, name, make_##symbol, builds_on, backends, technique, false)
+#define MOE_VARIANT(number, symbol, name, backends, technique) \
+  MOE_REGISTER(number, symbol, #name, make_variant_##name, number, backends, technique, true)
 #include "levels.def"
 #undef MOE_LEVEL
+#undef MOE_VARIANT
+#undef MOE_REGISTER
     return list;
   }();
   return all;
@@ -56,14 +68,23 @@ const std::vector<Registration>& registrations() {
 constexpr std::array<std::pair<std::string_view, std::string_view>, 1> kAliases = {
     {{"cudagraphs", "graphs"}}};
 
+std::vector<LevelInfo> registered(bool variants) {
+  std::vector<LevelInfo> list;
+  for (const Registration& entry : registrations()) {
+    if (entry.info.variant == variants) list.push_back(entry.info);
+  }
+  return list;
+}
+
 }  // namespace
 
 const std::vector<LevelInfo>& list_levels() {
-  static const std::vector<LevelInfo> infos = [] {
-    std::vector<LevelInfo> list;
-    for (const Registration& entry : registrations()) list.push_back(entry.info);
-    return list;
-  }();
+  static const std::vector<LevelInfo> infos = registered(false);
+  return infos;
+}
+
+const std::vector<LevelInfo>& list_variants() {
+  static const std::vector<LevelInfo> infos = registered(true);
   return infos;
 }
 
@@ -80,6 +101,10 @@ const LevelInfo& find_level(std::string_view number_or_name) {
     if (info.name == wanted || (is_number && info.number == number)) return info;
     names.push_back(info.name);
   }
+  for (const LevelInfo& info : list_variants()) {
+    if (info.name == wanted) return info;
+    names.push_back(info.name);
+  }
   if (is_number) {
     fail(ErrorCode::kInvalidArgument, "no level {}: levels run from {} to {}", number_or_name,
          list_levels().front().number, list_levels().back().number);
@@ -91,7 +116,7 @@ const LevelInfo& find_level(std::string_view number_or_name) {
 LevelFactory level_factory(const LevelInfo& level, Backend backend) {
   const auto& all = registrations();
   const auto entry = std::find_if(all.begin(), all.end(), [&](const Registration& candidate) {
-    return candidate.info.number == level.number;
+    return candidate.info.name == level.name;
   });
   if (entry == all.end()) return nullptr;
   return backend == Backend::kCpu ? entry->cpu : entry->cuda;

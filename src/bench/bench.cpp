@@ -11,6 +11,7 @@
 #include <limits>
 #include <mutex>
 #include <numeric>
+#include <tuple>
 
 #include "bench/point.h"
 #include "bench/probes.h"
@@ -82,12 +83,12 @@ std::vector<LevelInfo> wanted_levels(const BenchOptions& options) {
   std::vector<LevelInfo> levels;
   for (const std::string& name : options.levels) levels.push_back(find_level(name));
   if (levels.empty()) levels = list_levels();
-  std::sort(levels.begin(), levels.end(),
-            [](const LevelInfo& a, const LevelInfo& b) { return a.number < b.number; });
-  levels.erase(
-      std::unique(levels.begin(), levels.end(),
-                  [](const LevelInfo& a, const LevelInfo& b) { return a.number == b.number; }),
-      levels.end());
+  std::sort(levels.begin(), levels.end(), [](const LevelInfo& a, const LevelInfo& b) {
+    return std::tie(a.number, a.variant, a.name) < std::tie(b.number, b.variant, b.name);
+  });
+  levels.erase(std::unique(levels.begin(), levels.end(),
+                           [](const LevelInfo& a, const LevelInfo& b) { return a.name == b.name; }),
+               levels.end());
   return levels;
 }
 

@@ -24,18 +24,21 @@ int list(bool json) {
   std::string text;
   nlohmann::ordered_json array = nlohmann::ordered_json::array();
   for (const char* suite : {kJourney, kScale}) {
-    for (const LevelInfo& level : list_levels()) {
+    std::vector<LevelInfo> all = list_levels();
+    all.insert(all.end(), list_variants().begin(), list_variants().end());
+    for (const LevelInfo& level : all) {
       const std::string target = fmt::format("{}:{}", suite, level.name);
       std::string backends;
       for (const std::string& name : backends_of(level)) {
         backends += (backends.empty() ? "" : ",") + name;
       }
-      text += fmt::format("{:<26} level {}  {:<9} {}\n", target, level.number, backends,
-                          level.technique);
+      text += fmt::format("{:<26} {} {}  {:<9} {}\n", target, level.variant ? "of   " : "level",
+                          level.number, backends, level.technique);
       array.push_back({{"target", target},
                        {"suite", suite},
                        {"level", level.number},
                        {"name", level.name},
+                       {"variant", level.variant},
                        {"technique", level.technique},
                        {"builds_on", level.builds_on},
                        {"backends", backends_of(level)}});

@@ -46,15 +46,15 @@ ExitCode verify_level(const LevelInfo& level, const Workload& workload, std::int
 
 int verify_levels(const VerifyCommand& command, const std::vector<std::string>& names) {
   const Workload workload = resolve(command.workload);
+  std::vector<LevelInfo> levels;
+  for (const std::string& name : names) levels.push_back(find_level(name));
+  if (levels.empty()) levels = list_levels();
   bool any_ok = false;
   bool wrong = false;
   bool crashed = false;
   ExitCode skipped = kNothingRunnable;
   for (const std::int64_t tokens : workload.tokens) {
-    for (const LevelInfo& level : list_levels()) {
-      if (!names.empty() && std::find(names.begin(), names.end(), level.name) == names.end()) {
-        continue;
-      }
+    for (const LevelInfo& level : levels) {
       const ExitCode code = verify_level(level, workload, tokens);
       any_ok = any_ok || code == kOk;
       wrong = wrong || code == kNotVerified;

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <fstream>
+#include <iterator>
 #include <set>
 #include <string>
 
@@ -32,8 +33,25 @@ TEST(Levels, EveryLevelHasItsDocsPage) {
 }
 
 TEST(Levels, EveryCpuLevelHasAFactory) {
-  for (const LevelInfo& info : list_levels()) {
-    EXPECT_EQ(level_factory(info, Backend::kCpu) != nullptr, info.on_cpu) << info.name;
+  for (const auto* list : {&list_levels(), &list_variants()}) {
+    for (const LevelInfo& info : *list) {
+      EXPECT_EQ(level_factory(info, Backend::kCpu) != nullptr, info.on_cpu) << info.name;
+    }
+  }
+}
+
+TEST(Variants, AreFoundByNameOnlyAndDescribedOnThePageOfTheirLevel) {
+  std::set<std::string> names;
+  for (const LevelInfo& info : list_levels()) names.insert(info.name);
+  for (const LevelInfo& info : list_variants()) {
+    EXPECT_TRUE(info.variant) << info.name;
+    EXPECT_TRUE(names.insert(info.name).second) << info.name << " names two things";
+    EXPECT_EQ(find_level(info.name).name, info.name);
+    const LevelInfo& level = find_level(std::to_string(info.number));
+    EXPECT_FALSE(level.variant) << info.name;
+    std::ifstream page(MOE_SOURCE_DIR "/docs/levels/" + level.symbol + ".md");
+    const std::string text((std::istreambuf_iterator<char>(page)), {});
+    EXPECT_NE(text.find("`" + info.name + "`"), std::string::npos) << info.name;
   }
 }
 

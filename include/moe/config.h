@@ -14,6 +14,13 @@ namespace moe {
 /// Element type of x, y and the weights. Accumulation is fp32 for both.
 enum class DType : std::uint8_t { kF32, kBF16 };
 
+/// Format in which the experts' GEMMs multiply. A level that rounds its operands further than they
+/// are stored says so, and its outputs are held to the tolerance of that format.
+enum class Operands : std::uint8_t {
+  kAsStored,  ///< Problem::dtype
+  kFp8,       ///< e4m3, scaled; sums stay fp32 (Micikevicius et al. 2022, arXiv:2209.05433)
+};
+
 enum class Backend : std::uint8_t { kCpu, kCuda };
 
 /// How logits x·W_router become K experts and K weights per token.
@@ -54,10 +61,11 @@ struct Problem {
 /// E, and T·K·(H+2·I), E·3·H·I, and T·E elements of 8 bytes all fit in a signed 64-bit byte count.
 void validate(const Shape& shape);
 
-[[nodiscard]] std::size_t size_of(DType dtype);           ///< bytes per element
-[[nodiscard]] std::string_view name_of(DType dtype);      ///< "fp32" | "bf16"
-[[nodiscard]] std::string_view name_of(Backend backend);  ///< "cpu" | "cuda"
-[[nodiscard]] DType parse_dtype(std::string_view name);   ///< throws kInvalidArgument, nearest name
+[[nodiscard]] std::size_t size_of(DType dtype);             ///< bytes per element
+[[nodiscard]] std::string_view name_of(DType dtype);        ///< "fp32" | "bf16"
+[[nodiscard]] std::string_view name_of(Operands operands);  ///< "as stored" | "fp8"
+[[nodiscard]] std::string_view name_of(Backend backend);    ///< "cpu" | "cuda"
+[[nodiscard]] DType parse_dtype(std::string_view name);  ///< throws kInvalidArgument, nearest name
 [[nodiscard]] Backend parse_backend(std::string_view name);
 /// "T=512 H=1024 I=2048 E=8 K=2"
 [[nodiscard]] std::string to_string(const Shape& shape);

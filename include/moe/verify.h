@@ -31,13 +31,15 @@ struct Comparison {
 /// The relative row error that Oracle allows for unit-scale normal data, from the dtype's unit
 /// roundoff and the reduction lengths H and I. The tolerance of a real row comes from its own
 /// values (a row with cancellation gets more, a zero row none). docs/verification.md derives both.
-[[nodiscard]] double row_tolerance(const Problem& problem);
+[[nodiscard]] double row_tolerance(const Problem& problem, Operands operands = Operands::kAsStored);
 
 struct OracleOptions {
   std::uint64_t sample_seed = 0;
   /// Multiply-adds of experts to spend on more tokens than the smallest sample. The default is about
   /// a second on two cores at H in the thousands.
   double affordable_work = 8e9;
+  /// Of the level whose outputs will be compared (Layer::operands).
+  Operands operands = Operands::kAsStored;
 };
 
 /// The answers of the fp64 oracle for one problem, one set of weights and one input. Computed once,

@@ -68,6 +68,9 @@ std::string_view name_of(DType dtype) {
   return dtype == DType::kF32 ? "fp32" : "bf16";
 }
 
+std::string_view name_of(Operands operands) {
+  return operands == Operands::kFp8 ? "fp8" : "as stored";
+}
 std::string_view name_of(Backend backend) {
   return backend == Backend::kCpu ? "cpu" : "cuda";
 }

@@ -22,11 +22,14 @@ bool contains(const Choice& choice, std::int64_t expert) {
 
 /// act[i] = silu(gate_i)·up_i for a block of rows, with its error variance in the coefficients of
 /// the returned block, ready for the down projection.
-Block activate(const Problem& problem, const Weights& weights, std::int64_t expert,
-               const Block& x) {
+Block activate(const Problem& problem, Operands operands, const Weights& weights,
+               std::int64_t expert, const Block& x) {
   const Shape& shape = problem.shape;
-  const SumVariance rounding = sum_variance(shape.hidden);
-  const SumVariance down_rounding = sum_variance(shape.intermediate);
+  const double operand = operand_variance(operands);  // of each product
+  SumVariance rounding = sum_variance(shape.hidden);
+  SumVariance down_rounding = sum_variance(shape.intermediate);
+  rounding.of_squares += operand;
+  down_rounding.of_squares += operand;
   const double storage = storage_variance(problem.dtype);
   Block act(x.rows, shape.intermediate);
 #pragma omp parallel for schedule(static) if (shape.intermediate * shape.hidden > kParallelWork)
@@ -64,8 +67,9 @@ Block activate(const Problem& problem, const Weights& weights, std::int64_t expe
 
 }  // namespace
 
-std::vector<std::vector<Answer>> evaluate(const Problem& problem, const Weights& weights,
-                                          const TensorView& x, const std::vector<Route>& routes,
+std::vector<std::vector<Answer>> evaluate(const Problem& problem, Operands operands,
+                                          const Weights& weights, const TensorView& x,
+                                          const std::vector<Route>& routes,
                                           const std::vector<std::int64_t>& tokens) {
   const Shape& shape = problem.shape;
   const double storage = storage_variance(problem.dtype);
@@ -94,7 +98,8 @@ std::vector<std::vector<Answer>> evaluate(const Problem& problem, const Weights&
       for (int r = 0; r < count; ++r) {
         token_of[static_cast<std::size_t>(r)] = rows[first + static_cast<std::size_t>(r)].token;
       }
-      const Block act = activate(problem, weights, expert, load_rows(x, token_of.data(), count));
+      const Block act =
+          activate(problem, operands, weights, expert, load_rows(x, token_of.data(), count));
       Block out(count, shape.hidden);  // the expert's output, variances in the coefficients
 #pragma omp parallel for schedule(static) if (shape.intermediate * shape.hidden > kParallelWork)
       for (std::int64_t h = 0; h < shape.hidden; ++h) {

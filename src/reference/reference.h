@@ -38,8 +38,9 @@ struct Answer {
   double variance = 0;    // of the rounding error of y, summed over the H elements
 };
 
-/// answers[i][c] belongs to row tokens[i] of x and choices[c] of routes[tokens[i]].
-[[nodiscard]] std::vector<std::vector<Answer>> evaluate(const Problem& problem,
+/// answers[i][c] belongs to row tokens[i] of x and choices[c] of routes[tokens[i]]. `operands` does
+/// not change y, only what may be lost: the router always multiplies what is stored.
+[[nodiscard]] std::vector<std::vector<Answer>> evaluate(const Problem& problem, Operands operands,
                                                         const Weights& weights, const TensorView& x,
                                                         const std::vector<Route>& routes,
                                                         const std::vector<std::int64_t>& tokens);

@@ -13,6 +13,8 @@ namespace moe::reference {
 inline constexpr double kFp32Roundoff = 0x1p-24;  // half the spacing of fp32 values in [1, 2)
 inline constexpr double kBf16Roundoff = 0x1p-8;   // the same for bf16: 8 significant bits
 
+inline constexpr double kE4m3Roundoff = 0x1p-4;  // e4m3: 4 significant bits
+
 /// Variance of one fp32 rounding of the value 1.
 inline constexpr double kFp32Variance = kFp32Roundoff * kFp32Roundoff / 3;
 
@@ -24,6 +26,13 @@ inline constexpr double kElementwiseVariance = 64 * kFp32Variance;
 constexpr double storage_variance(DType dtype) {
   const double roundoff = dtype == DType::kBF16 ? kBf16Roundoff : kFp32Roundoff;
   return roundoff * roundoff / 3;
+}
+
+/// Variance of the product of two values 1 that were both rounded to the operands' format first; zero
+/// for operands that are multiplied as they are stored. What a scale pushes below the format's normal
+/// range loses more, but by then it is too small beside the largest values of its sum to matter.
+constexpr double operand_variance(Operands operands) {
+  return operands == Operands::kFp8 ? 2 * kE4m3Roundoff * kE4m3Roundoff / 3 : 0;
 }
 
 /// A sum of n products added one after the other in fp32 has an error of variance

@@ -141,7 +141,8 @@ Oracle::Oracle(const Problem& problem, const Weights& weights, const TensorView&
     }
   }
   state_->tokens = sample_tokens(shape, routes, options);
-  state_->answers = reference::evaluate(problem, weights, x, routes, state_->tokens);
+  state_->answers =
+      reference::evaluate(problem, options.operands, weights, x, routes, state_->tokens);
   for (std::size_t i = 0; i < state_->answers.size(); ++i) {
     for (const reference::Answer& answer : state_->answers[i]) {
       // A NaN or an infinity among the values shows in their sum of squares, which variance

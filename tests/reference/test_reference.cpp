@@ -51,7 +51,7 @@ TEST(Reference, OneTokenByHand) {
   EXPECT_NEAR(choice.weights[0], first, 1e-15);
   EXPECT_NEAR(choice.weights[1], 1 - first, 1e-15);
 
-  const auto answers = evaluate(problem, weights.view(), x.view(), routes, {0});
+  const auto answers = evaluate(problem, Operands::kAsStored, weights.view(), x.view(), routes, {0});
   const double act2 = silu(3) * 2;
   const double act1 = silu(2) * 2;
   EXPECT_NEAR(answers[0][0].y[0], first * 3 * act2 + (1 - first) * 2 * act1, 1e-13);
@@ -110,7 +110,7 @@ TEST(Reference, MatchesTheFormulaAtEveryBlockWidth) {
         const Tensor x = make_input(problem, 61, 0);
         std::vector<std::int64_t> all(static_cast<std::size_t>(tokens));
         std::iota(all.begin(), all.end(), std::int64_t{0});
-        const auto answers = evaluate(problem, weights.view(), x.view(),
+        const auto answers = evaluate(problem, Operands::kAsStored, weights.view(), x.view(),
                                       route(problem, weights.router.view(), x.view()), all);
         for (std::int64_t token = 0; token < tokens; ++token) {
           const std::vector<double> expected = direct(problem, weights.view(), x.view(), token);
@@ -128,7 +128,7 @@ TEST(Reference, EvaluatesOnlyTheTokensAskedFor) {
                         DType::kF32};
   const OwnedWeights weights = make_weights(problem, 62);
   const Tensor x = make_input(problem, 62, 0);
-  const auto answers = evaluate(problem, weights.view(), x.view(),
+  const auto answers = evaluate(problem, Operands::kAsStored, weights.view(), x.view(),
                                 route(problem, weights.router.view(), x.view()), {3, 19});
   ASSERT_EQ(answers.size(), 2U);
   const std::array<std::int64_t, 2> tokens = {3, 19};

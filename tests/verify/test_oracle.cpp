@@ -152,6 +152,34 @@ TEST(RowTolerance, FollowsTheFormat) {
       << "grows with the root of the reduction length";
 }
 
+TEST(Fp8Operands, HaveAToleranceOfTheirOwn) {
+  const Problem problem{
+      {.tokens = 64, .hidden = 256, .intermediate = 192, .experts = 6, .top_k = 2}, DType::kBF16};
+  const OwnedWeights weights = make_weights(problem, 12);
+  const Tensor x = make_input(problem, 12, 0);
+  const Oracle strict(problem, weights.view(), x.view());
+  const Oracle wide(problem, weights.view(), x.view(), {.operands = Operands::kFp8});
+  const auto y_of = [&](const textbook::Mutation& mutation) {
+    Tensor y(problem.dtype, {problem.shape.tokens, problem.shape.hidden});
+    textbook::forward(problem, weights.view(), x.view(), y.view(), mutation);
+    return y;
+  };
+  const Tensor y = y_of({.operands = Operands::kFp8});
+  EXPECT_FALSE(strict.compare(y.view()).passed) << "a level may not round further than it says";
+  const Comparison right = wide.compare(y.view());
+  EXPECT_TRUE(right.passed) << right.describe();
+  EXPECT_GT(right.tolerance_used, 0.15) << "a tolerance that hides mistakes";
+  EXPECT_NEAR(right.tolerance / row_tolerance(problem, Operands::kFp8), 1, 0.35);
+  // What is wrong in the format's own way stays wrong in the wider tolerance.
+  EXPECT_GT(
+      wide.compare(y_of({.renormalise = false, .operands = Operands::kFp8}).view()).tolerance_used,
+      1);
+  EXPECT_GT(wide.compare(y_of({.last_rank_off_by_one = true, .operands = Operands::kFp8}).view())
+                .tolerance_used,
+            1);
+  EXPECT_GT(wide.compare(Tensor(problem.dtype, {64, 256}).view()).tolerance_used, 1) << "zeros";
+}
+
 TEST_P(ForBothTypes, ZeroRowMustBeExactlyZero) {
   const Problem problem{{.tokens = 4, .hidden = 16, .intermediate = 24, .experts = 4, .top_k = 2},
                         GetParam()};

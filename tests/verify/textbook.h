@@ -15,14 +15,27 @@ namespace moe::textbook {
 
 struct Mutation {
   bool renormalise = true;
-  std::int64_t first_rank = 0;        // rank of the first expert taken: 1 skips the best
-  bool last_rank_off_by_one = false;  // takes rank k+1 instead of rank k
+  std::int64_t first_rank = 0;              // rank of the first expert taken: 1 skips the best
+  bool last_rank_off_by_one = false;        // takes rank k+1 instead of rank k
+  Operands operands = Operands::kAsStored;  // of the experts' products: a format, not a mistake
 };
 
+/// To the nearest of 4 significant bits, ties to even. No exponent limits: as under a perfect scale.
+inline float rounded_to_fp8(float value) {
+  int exponent = 0;
+  const float fraction = std::frexp(value, &exponent);
+  return std::ldexp(std::nearbyint(fraction * 16), exponent - 4);
+}
+
 template <class Element>
-float sum_of_products(const Element* a, const Element* b, std::int64_t n) {
+float sum_of_products(const Element* a, const Element* b, std::int64_t n,
+                      Operands operands = Operands::kAsStored) {
   float sum = 0;
-  for (std::int64_t i = 0; i < n; ++i) sum += to_float(a[i]) * to_float(b[i]);
+  for (std::int64_t i = 0; i < n; ++i) {
+    sum += operands == Operands::kFp8
+               ? rounded_to_fp8(to_float(a[i])) * rounded_to_fp8(to_float(b[i]))
+               : to_float(a[i]) * to_float(b[i]);
+  }
   return sum;
 }
 
@@ -65,16 +78,17 @@ void forward_as(const Shape& shape, const Weights& weights, const TensorView& x,
       const auto matrix = static_cast<std::int64_t>(order[k]) * intermediate * hidden;
       for (std::int64_t i = 0; i < intermediate; ++i) {
         const float gate = stored<Element>(
-            sum_of_products(row, weights.gate.as<const Element>() + matrix + i * hidden, hidden));
-        const float up = stored<Element>(
-            sum_of_products(row, weights.up.as<const Element>() + matrix + i * hidden, hidden));
+            sum_of_products(row, weights.gate.as<const Element>() + matrix + i * hidden, hidden,
+                            mutation.operands));
+        const float up = stored<Element>(sum_of_products(
+            row, weights.up.as<const Element>() + matrix + i * hidden, hidden, mutation.operands));
         act[static_cast<std::size_t>(i)] =
             from_float<Element>(gate / (1.0F + std::exp(-gate)) * up);
       }
       for (std::int64_t h = 0; h < hidden; ++h) {
         const float out = stored<Element>(sum_of_products(
-            act.data(), weights.down.as<const Element>() + matrix + h * intermediate,
-            intermediate));
+            act.data(), weights.down.as<const Element>() + matrix + h * intermediate, intermediate,
+            mutation.operands));
         sum[static_cast<std::size_t>(h)] += weight * out;
       }
     }

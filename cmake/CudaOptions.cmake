@@ -1,12 +1,50 @@
 # How our CUDA sources are compiled. Include after enable_language(CUDA).
+#   *.cu        any device that the kernels of the file suit: MOE_CUDA_ARCHITECTURES
+#   *_sm90.cu   Hopper only (wgmma, TMA): always sm_90a
 if(NOT CMAKE_CUDA20_STANDARD_COMPILE_OPTION)
   # CMake 3.25 does not know that nvcc 12 and later have C++20.
   set(CMAKE_CUDA20_STANDARD_COMPILE_OPTION -std=c++20)
   set(CMAKE_CUDA20_EXTENSION_COMPILE_OPTION -std=c++20)
 endif()
+set(MOE_CUDA_ARCHITECTURES 90a CACHE STRING "Architectures of the CUDA sources that are not *_sm90.cu")
+
 function(moe_cuda_options target)
-  set_target_properties(${target} PROPERTIES CUDA_ARCHITECTURES 90a CUDA_STANDARD 20)
+  set_target_properties(${target} PROPERTIES CUDA_ARCHITECTURES "${MOE_CUDA_ARCHITECTURES}" CUDA_STANDARD 20
+    # Fails where ptxas serialises wgmma, which it calls information.
+    CUDA_COMPILER_LAUNCHER "${PROJECT_SOURCE_DIR}/tools/nvcc_guard.sh;${CMAKE_CUDA_COMPILER_LAUNCHER}")
   # {fmt} 9 takes nvcc for a compiler without constexpr, but not for one without consteval.
   target_compile_definitions(${target} PRIVATE $<$<COMPILE_LANGUAGE:CUDA>:FMT_USE_CONSTEXPR=1>)
-  target_compile_options(${target} PRIVATE $<$<COMPILE_LANGUAGE:CUDA>:-Xcompiler=-Wall,-Wextra>)
+  target_compile_options(${target} PRIVATE
+    $<$<COMPILE_LANGUAGE:CUDA>:-Xcompiler=-Wall,-Wextra>
+    $<$<COMPILE_LANGUAGE:CUDA>:--expt-relaxed-constexpr>) # of headers that the host shares
+endfunction()
+
+# Adds sources to a target, the CUDA ones compiled for the architectures that their names say;
+# and <target>_other_archs, which only compiles the generic ones for the architectures around Hopper.
+function(moe_cuda_sources target)
+  set(generic ${ARGN})
+  list(FILTER generic EXCLUDE REGEX "_sm90\\.cu$")
+  list(FILTER generic INCLUDE REGEX "\\.cu$")
+  set(hopper ${ARGN})
+  list(FILTER hopper INCLUDE REGEX "_sm90\\.cu$")
+  set(host ${ARGN})
+  list(FILTER host EXCLUDE REGEX "\\.cu$")
+  target_sources(${target} PRIVATE ${generic} ${host})
+  moe_cuda_options(${target})
+  add_library(${target}_other_archs OBJECT EXCLUDE_FROM_ALL ${generic})
+  set(parts ${target}_other_archs)
+  if(hopper)
+    add_library(${target}_sm90 OBJECT ${hopper})
+    target_sources(${target} PRIVATE $<TARGET_OBJECTS:${target}_sm90>)
+    list(APPEND parts ${target}_sm90)
+  endif()
+  get_target_property(libraries ${target} LINK_LIBRARIES)
+  foreach(part IN LISTS parts)
+    moe_cuda_options(${part})
+    target_include_directories(${part} PRIVATE $<TARGET_PROPERTY:${target},INCLUDE_DIRECTORIES>)
+    target_link_libraries(${part} PRIVATE ${libraries})
+    target_compile_definitions(${part} PRIVATE $<TARGET_PROPERTY:${target},COMPILE_DEFINITIONS>)
+    set_target_properties(${part} PROPERTIES CUDA_ARCHITECTURES 90a)
+  endforeach()
+  set_target_properties(${target}_other_archs PROPERTIES CUDA_ARCHITECTURES "80-real;100a-real")
 endfunction()

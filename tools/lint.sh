@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# clang-format and clang-tidy over our host code; any finding fails. Needs a configured build/cpu.
+# clang-format over our C++ and CUDA sources, clang-tidy over the host code; any finding fails. Needs a
+# configured build/cpu; files of src/cuda are read as in build/cuda when that is configured too.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -12,10 +13,22 @@ if [ ${#missing[@]} -gt 0 ]; then
   apt-get update -q >/dev/null && apt-get install -y -q --no-install-recommends "${missing[@]}" >/dev/null
 fi
 
-mapfile -t sources < <(find src include tests -name '*.cpp' -o -name '*.h' | sort)
+mapfile -t sources < <(find src include tests bench -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh' | sort)
 clang-format --dry-run -Werror "${sources[@]}"
 
-mapfile -t units < <(find src -name '*.cpp' | sort)
-printf '%s\n' "${units[@]}" | xargs -P "$(nproc)" -n 2 \
-  clang-tidy -p build/cpu --quiet --extra-arg=-Wno-unknown-warning-option 2>/dev/null
+tidy() { # build folder, files...
+  local build=$1
+  shift
+  printf '%s\n' "$@" | xargs -P "$(nproc)" -n 2 \
+    clang-tidy -p "$build" --quiet --extra-arg=-Wno-unknown-warning-option 2>/dev/null
+}
+mapfile -t units < <(find src -name '*.cpp' ! -path 'src/cuda/*' | sort)
+cuda_build=build/cpu # which has what needs no toolkit
+[ -e build/cuda/compile_commands.json ] && cuda_build=build/cuda
+mapfile -t cuda_units < <(find src/cuda -name '*.cpp' | sort | while read -r unit; do
+  if grep -qF "/$unit\"" "$cuda_build/compile_commands.json"; then echo "$unit"; fi
+done)
+tidy build/cpu "${units[@]}"
+tidy "$cuda_build" "${cuda_units[@]}"
+units+=("${cuda_units[@]}")
 echo "lint: ${#sources[@]} files formatted, ${#units[@]} translation units clean"

@@ -20,7 +20,8 @@ cp "$source_dir/CMakeLists.txt" "$tree/"
 ln -s "$binary" "$tree/build/cpu/moe"
 touch "$tree/build/cpu/.moe-built"
 
-# --- once built: nothing but the command's own output, and little time
+# --- once built (here the CPU build): nothing but the command's own output, and little time
+export MOE_CUDA=0
 out=$("$tree/moe" --version 2>"$work/err")
 check "stdout is the command's" [ "$out" = "$("$binary" --version)" ]
 check "nothing is said once built" [ ! -s "$work/err" ]
@@ -34,6 +35,37 @@ check "adds less than 200 ms once built (added $best ms)" [ "$best" -lt 200 ]
 status=0
 "$tree/moe" bench run -t no_such_target >/dev/null 2>&1 || status=$?
 check "the command's exit code comes through (got $status)" [ "$status" -eq 2 ]
+
+# --- which build: the command prints where it was built
+for name in cpu cuda; do
+  mkdir -p "$tree/build/$name"
+  rm -f "$tree/build/$name/moe"
+  printf '#!/bin/sh\necho %s\n' "$name" >"$tree/build/$name/moe"
+  chmod +x "$tree/build/$name/moe"
+  touch "$tree/build/$name/.moe-built"
+done
+unset MOE_CUDA
+fakes=$work/fakes
+mkdir "$fakes"
+printf '#!/bin/sh\nexit 0\n' >"$fakes/nvcc"
+cp "$fakes/nvcc" "$fakes/nvidia-smi"
+chmod +x "$fakes/nvcc" "$fakes/nvidia-smi"
+check "toolkit and driver: the CUDA build" [ "$(PATH=$fakes:$PATH "$tree/moe" list 2>/dev/null)" = cuda ]
+check "MOE_CUDA=0: the CPU build" [ "$(PATH=$fakes:$PATH MOE_CUDA=0 "$tree/moe" list 2>/dev/null)" = cpu ]
+printf '#!/bin/sh\nexit 9\n' >"$fakes/nvidia-smi"
+if [ -e /dev/nvidiactl ] || [ -e /dev/dxg ]; then
+  echo "skipped: what happens with a toolkit and no driver; this machine has a driver"
+else
+  check "toolkit without a driver: the CPU build" [ "$(PATH=$fakes:$PATH "$tree/moe" list 2>/dev/null)" = cpu ]
+fi
+check "MOE_CUDA=1: the CUDA build" [ "$(PATH=$fakes:$PATH MOE_CUDA=1 "$tree/moe" list 2>/dev/null)" = cuda ]
+status=0
+MOE_CUDA=yes "$tree/moe" list >/dev/null 2>"$work/err" || status=$?
+check "another MOE_CUDA is exit 2 (got $status)" [ "$status" -eq 2 ]
+check "and says what it can be" grep -q "can be 0, 1 or auto" "$work/err"
+rm -f "$tree/build/cuda/moe" "$tree/build/cpu/moe"
+ln -s "$binary" "$tree/build/cpu/moe"
+export MOE_CUDA=0 # from here on, whatever this machine has
 
 # --- missing packages, without the rights to install them
 tools=$work/bin

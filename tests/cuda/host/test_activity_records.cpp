@@ -13,6 +13,11 @@ TEST(ShortKernelName, LeavesWhatTellsKernelsApart) {
             "combine_kernel<bf16, 8>");
   // moe::cuda::(anonymous namespace)::probe_kernel()
   EXPECT_EQ(short_kernel_name("_ZN3moe4cuda12_GLOBAL__N_112probe_kernelEv"), "probe_kernel");
+  // As nvcc mangles an anonymous namespace.
+  EXPECT_EQ(
+      short_kernel_name("_ZN3moe4cuda41_GLOBAL__N__913ff368_9_swiglu_cu_b097f3ab18elementwise_"
+                        "kernelIfLi4ENS1_4SiluEEEvPKT_S6_lPS4_"),
+      "elementwise_kernel<float, 4, Silu>");
   // A library's C name stays as it is.
   EXPECT_EQ(short_kernel_name("nvjet_tst_128x256_64x4_1x2_h_bz_coopA_TNT"),
             "nvjet_tst_128x256_64x4_1x2_h_bz_coopA_TNT");

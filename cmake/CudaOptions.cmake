@@ -9,9 +9,10 @@ endif()
 set(MOE_CUDA_ARCHITECTURES 90a CACHE STRING "Architectures of the CUDA sources that are not *_sm90.cu")
 
 function(moe_cuda_options target)
+  set(launcher "${PROJECT_SOURCE_DIR}/tools/nvcc_guard.sh" ${CMAKE_CUDA_COMPILER_LAUNCHER})
   set_target_properties(${target} PROPERTIES CUDA_ARCHITECTURES "${MOE_CUDA_ARCHITECTURES}" CUDA_STANDARD 20
     # Fails where ptxas serialises wgmma, which it calls information.
-    CUDA_COMPILER_LAUNCHER "${PROJECT_SOURCE_DIR}/tools/nvcc_guard.sh;${CMAKE_CUDA_COMPILER_LAUNCHER}")
+    CUDA_COMPILER_LAUNCHER "${launcher}")
   # {fmt} 9 takes nvcc for a compiler without constexpr, but not for one without consteval.
   target_compile_definitions(${target} PRIVATE $<$<COMPILE_LANGUAGE:CUDA>:FMT_USE_CONSTEXPR=1>)
   target_compile_options(${target} PRIVATE

@@ -16,58 +16,26 @@
 #include "cuda/check.h"
 #include "cuda/level_base.h"
 #include "cuda/ops/permute.h"
+#include "cuda/ops/routed_buffers.h"
 #include "cuda/ops/swiglu.h"
 
 namespace moe::cuda {
 namespace {
-
-struct Buffers {
-  float* logits = nullptr;           // [T,E]
-  std::int32_t* topk_idx = nullptr;  // [T,K]
-  float* topk_weights = nullptr;     // [T,K]
-  Permutation permutation;
-  std::byte* rows = nullptr;  // [T·K,H] x by expert; y by expert once the gate|up GEMMs are done
-  std::byte* gate_up = nullptr;  // [T·K,2·I]; SwiGLU leaves act in the gate half
-};
-
-template <class Memory>
-Buffers carve(Memory& memory, const Problem& problem, const DeviceFacts& facts) {
-  const Shape& shape = problem.shape;
-  const std::int64_t routed = shape.routed_rows();
-  const auto element = static_cast<std::int64_t>(size_of(problem.dtype));
-  Buffers b;
-  b.logits = memory.template take<float>(shape.tokens * shape.experts);
-  b.topk_idx = memory.template take<std::int32_t>(routed);
-  b.topk_weights = memory.template take<float>(routed);
-  b.permutation.expert_offsets = memory.template take<std::int32_t>(shape.experts + 1);
-  b.permutation.dst_row = memory.template take<std::int32_t>(routed);
-  b.permutation.block_counts =
-      memory.template take<std::int32_t>(permutation_scratch(routed, shape.experts, facts));
-  b.rows = memory.template take<std::byte>(routed * shape.hidden * element);
-  b.gate_up = memory.template take<std::byte>(routed * 2 * shape.intermediate * element);
-  return b;
-}
-
-std::uint64_t packed_bytes(const Problem& problem) {
-  const Shape& shape = problem.shape;
-  return static_cast<std::uint64_t>(shape.experts * 2 * shape.intermediate * shape.hidden) *
-         size_of(problem.dtype);
-}
 
 class Grouped final : public CudaLevel {
  public:
   [[nodiscard]] MemoryNeeds memory(const Problem& problem,
                                    const ExecutionOptions& execution) const override {
     ArenaPlan plan;
-    static_cast<void>(carve(plan, problem, device_of(execution).facts()));
-    return {.workspace = plan.bytes(), .prepared = kBasePrepared + packed_bytes(problem)};
+    static_cast<void>(carve_routed_buffers(plan, problem, device_of(execution).facts()));
+    return {.workspace = plan.bytes(), .prepared = kBasePrepared + gate_up_bytes(problem)};
   }
 
   void prepare(const Problem& problem, const Weights& weights,
                const ExecutionOptions& execution) override {
     keep(problem, weights, execution);
     const Shape& shape = problem.shape;
-    pack_gate_up();
+    packed_ = pack_gate_up(problem, weights, stream());
     counted_.emplace(cudaEventDisableTiming);
     offsets_ = PinnedBuffer(static_cast<std::size_t>(shape.experts + 1) * sizeof(std::int32_t));
     gate_up_.emplace(*library_, MatmulSpec{.n = 2 * shape.intermediate,
@@ -84,7 +52,7 @@ class Grouped final : public CudaLevel {
   }
 
   void forward(Context& context, const TensorView& x, const TensorView& y) override {
-    const Buffers b = carve(context.arena, problem_, device_->facts());
+    const RoutedBuffers b = carve_routed_buffers(context.arena, problem_, device_->facts());
     route(context, x, 0, x.dim(0), {b.logits, b.topk_idx, b.topk_weights});
     permute(context, x, b);
     for_each_segment(context, "gemm_gate_up", *gate_up_, b.rows, problem_.shape.hidden,
@@ -96,21 +64,8 @@ class Grouped final : public CudaLevel {
   }
 
  private:
-  /// packed_[E, 2·I, H]: gate rows, then up rows of each expert.
-  void pack_gate_up() {
-    const Shape& shape = problem_.shape;
-    packed_ = DeviceBuffer(packed_bytes(problem_));
-    const std::uint64_t half = element_bytes(shape.intermediate * shape.hidden);
-    const auto experts = static_cast<std::size_t>(shape.experts);
-    for (const auto& [source, offset] :
-         {std::pair{weights_.gate.data, std::uint64_t{0}}, std::pair{weights_.up.data, half}}) {
-      MOE_CUDA_CHECK(cudaMemcpy2DAsync(packed_.as<std::byte>() + offset, 2 * half, source, half,
-                                       half, experts, cudaMemcpyDeviceToDevice, stream()));
-    }
-  }
-
   /// Ends with the host knowing expert_offsets.
-  void permute(Context& context, const TensorView& x, const Buffers& b) {
+  void permute(Context& context, const TensorView& x, const RoutedBuffers& b) {
     const Shape& shape = problem_.shape;
     const std::int64_t tokens = x.dim(0);
     const auto row_bytes = static_cast<std::int64_t>(element_bytes(shape.hidden));
@@ -149,7 +104,7 @@ class Grouped final : public CudaLevel {
     }
   }
 
-  void swiglu(Context& context, std::int64_t rows, const Buffers& b) {
+  void swiglu(Context& context, std::int64_t rows, const RoutedBuffers& b) {
     const std::int64_t intermediate = problem_.shape.intermediate;
     swiglu_rows(problem_.dtype, b.gate_up, rows, intermediate, b.gate_up, 2 * intermediate,
                 stream());
@@ -157,7 +112,7 @@ class Grouped final : public CudaLevel {
                    [&] { return fmt::format("{} rows x {} columns", rows, intermediate); });
   }
 
-  void combine(Context& context, const TensorView& y, const Buffers& b) {
+  void combine(Context& context, const TensorView& y, const RoutedBuffers& b) {
     const Shape& shape = problem_.shape;
     unpermute_rows(problem_.dtype, b.rows, b.permutation.dst_row, b.topk_weights, y.dim(0),
                    shape.top_k, shape.hidden, y.data, stream());
@@ -166,7 +121,7 @@ class Grouped final : public CudaLevel {
     });
   }
 
-  DeviceBuffer packed_;
+  DeviceBuffer packed_;   // [E,2·I,H]
   PinnedBuffer offsets_;  // [E+1]
   std::optional<Event> counted_;
   std::optional<Matmul> gate_up_;

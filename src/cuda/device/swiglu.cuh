@@ -14,8 +14,14 @@ __device__ __forceinline__ float silu(float value) {
   if constexpr (sizeof(Element) == sizeof(float)) {
     return value / (1.0F + expf(-value));
   } else {
-    // __fdividef yields 0 where the denominator exceeds 2^126, which is the limit of silu there.
-    return __fdividef(value, 1.0F + __expf(-value));
+    // Two instructions of the special-function unit. exp(-v) is infinite below v = -88 and its
+    // reciprocal 0, which is the limit of silu there.
+    constexpr float kLog2E = 1.4426950408889634F;
+    float power;
+    float reciprocal;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(power) : "f"(-kLog2E * value));
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(reciprocal) : "f"(1.0F + power));
+    return value * reciprocal;
   }
 }
 

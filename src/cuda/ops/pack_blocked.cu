@@ -1,0 +1,99 @@
+#include "cuda/ops/pack_blocked.h"
+
+#include <cuda_bf16.h>
+
+#include <algorithm>
+
+#include "cuda/check.h"
+
+namespace moe::cuda {
+namespace {
+
+constexpr int kThreads = 256;
+constexpr int kChunk = 8;  // elements of 16 bytes
+constexpr int kChunksPerRow = kBlockDepth / kChunk;
+constexpr int kBand = 8;  // rows of gate, then as many of up
+
+struct Source {
+  const std::uint16_t* gate;  // or the only matrix
+  const std::uint16_t* up;    // null: plain rows
+  std::int64_t rows;          // of each matrix of one expert
+  std::int64_t depth;
+};
+
+/// Eight elements of a row from `first` on; zeros behind its end.
+__device__ __forceinline__ uint4 load_chunk(const std::uint16_t* row, std::int64_t first,
+                                            std::int64_t depth) {
+  std::uint32_t words[kChunk / 2];
+#pragma unroll
+  for (int i = 0; i < kChunk / 2; ++i) {
+    const std::int64_t at = first + 2 * i;
+    const std::uint32_t low = at < depth ? row[at] : 0;
+    const std::uint32_t high = at + 1 < depth ? row[at + 1] : 0;
+    words[i] = low | high << 16;
+  }
+  return {words[0], words[1], words[2], words[3]};
+}
+
+/// A thread a chunk of the packed weights, in their order: stores are contiguous, and the eight lanes
+/// of a packed row read one run of 128 bytes.
+__global__ void __launch_bounds__(kThreads)
+    pack_blocked_kernel(Source source, std::int64_t chunks, std::int64_t feature_blocks,
+                        std::int64_t k_blocks, uint4* __restrict__ packed) {
+  const std::int64_t stride = static_cast<std::int64_t>(gridDim.x) * kThreads;
+  for (std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * kThreads + threadIdx.x; i < chunks;
+       i += stride) {
+    const int place = static_cast<int>(i % kChunksPerRow);
+    const int row = static_cast<int>(i / kChunksPerRow % kBlockFeatures);
+    const std::int64_t block = i / (kChunksPerRow * kBlockFeatures);
+    const std::int64_t k_block = block % k_blocks;
+    const std::int64_t feature_block = block / k_blocks % feature_blocks;
+    const std::int64_t expert = block / k_blocks / feature_blocks;
+
+    const std::uint16_t* matrix = source.gate;
+    std::int64_t feature = feature_block * kBlockFeatures + row;
+    if (source.up != nullptr) {
+      const int band = row / (2 * kBand);
+      const int in_band = row % (2 * kBand);
+      if (in_band >= kBand) matrix = source.up;
+      feature = feature_block * (kBlockFeatures / 2) + band * kBand + in_band % kBand;
+    }
+    const std::int64_t first = k_block * kBlockDepth + (place ^ (row & 7)) * kChunk;
+    uint4 chunk{0, 0, 0, 0};
+    if (feature < source.rows && first < source.depth) {
+      chunk =
+          load_chunk(matrix + (expert * source.rows + feature) * source.depth, first, source.depth);
+    }
+    packed[i] = chunk;
+  }
+}
+
+void launch(const Source& source, std::int64_t experts, const BlockedShape& shape, void* packed,
+            cudaStream_t stream) {
+  const auto chunks = static_cast<std::int64_t>(shape.bytes(experts) / sizeof(uint4));
+  constexpr std::int64_t kMostBlocks = 1 << 16;
+  const auto grid = static_cast<unsigned>(
+      std::min<std::int64_t>((chunks + kThreads - 1) / kThreads, kMostBlocks));
+  pack_blocked_kernel<<<grid, kThreads, 0, stream>>>(source, chunks, shape.feature_blocks,
+                                                     shape.k_blocks, static_cast<uint4*>(packed));
+  MOE_CUDA_CHECK_LAUNCH("pack_blocked_kernel");
+}
+
+}  // namespace
+
+void pack_gate_up_blocked(const void* gate, const void* up, std::int64_t experts,
+                          std::int64_t hidden, std::int64_t intermediate, void* packed,
+                          cudaStream_t stream) {
+  launch({static_cast<const std::uint16_t*>(gate), static_cast<const std::uint16_t*>(up),
+          intermediate, hidden},
+         experts, BlockedShape::gate_up(hidden, intermediate), packed, stream);
+}
+
+void pack_rows_blocked(const void* weights, std::int64_t experts, std::int64_t features,
+                       std::int64_t depth, void* packed, cudaStream_t stream) {
+  const BlockedShape shape{blocks_of(features, kBlockFeatures), blocks_of(depth, kBlockDepth)};
+  launch({static_cast<const std::uint16_t*>(weights), nullptr, features, depth}, experts, shape,
+         packed, stream);
+}
+
+}  // namespace moe::cuda

@@ -1,0 +1,161 @@
+#include "cuda/ops/grouped_gemm_sm90.h"
+
+#include <algorithm>
+
+#include "core/check.h"
+#include "cuda/check.h"
+#include "cuda/ops/grouped_gemm_sm90_kernel.cuh"
+#include "cuda/tensor_map.h"
+
+namespace moe::cuda {
+namespace {
+
+using StoreConfig = GemmConfig<GemmEpilogue::kStore>;
+using SwiGLUConfig = GemmConfig<GemmEpilogue::kSwiGLU>;
+static_assert(TokenMaps::kCount * kRowUnit == StoreConfig::kLargestTile,
+              "a map for each tile size");
+
+/// Calls body.operator()<Config>() for the epilogue's kernel.
+template <class Body>
+void with_config(GemmEpilogue epilogue, Body&& body) {
+  if (epilogue == GemmEpilogue::kSwiGLU) {
+    body.template operator()<SwiGLUConfig>();
+  } else {
+    body.template operator()<StoreConfig>();
+  }
+}
+
+cudaLaunchConfig_t launch_config(int grid, int threads, int shared, cudaStream_t stream) {
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(static_cast<unsigned>(grid));
+  config.blockDim = dim3(static_cast<unsigned>(threads));
+  config.dynamicSmemBytes = static_cast<std::size_t>(shared);
+  config.stream = stream;
+  return config;
+}
+
+/// Blocks of a persistent grid: as many clusters as the device holds at once.
+template <class Config>
+int resident_blocks(const DeviceFacts& facts) {
+  MOE_CUDA_CHECK(cudaFuncSetAttribute(grouped_gemm_kernel<Config>,
+                                      cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                      Config::kSharedBytes));
+  const int most = facts.multiprocessors / Config::kCluster * Config::kCluster;
+  cudaLaunchConfig_t config = launch_config(most, Config::kThreads, Config::kSharedBytes, nullptr);
+  cudaLaunchAttribute cluster{};
+  cluster.id = cudaLaunchAttributeClusterDimension;
+  cluster.val.clusterDim.x = Config::kCluster;
+  cluster.val.clusterDim.y = cluster.val.clusterDim.z = 1;
+  config.attrs = &cluster;
+  config.numAttrs = 1;
+  int clusters = 0;
+  MOE_CUDA_CHECK(cudaOccupancyMaxActiveClusters(&clusters, grouped_gemm_kernel<Config>, &config));
+  MOE_CHECK(clusters > 0, "{} cannot hold a cluster of {} blocks with {} bytes of shared memory",
+            facts.name, Config::kCluster, Config::kSharedBytes);
+  return std::min(clusters * Config::kCluster, most);
+}
+
+}  // namespace
+
+GroupedGemmConfig choose_grouped_gemm(const GroupedGemmSpec& spec, const DeviceFacts& facts) {
+  constexpr int kTile = StoreConfig::kLargestTile;
+  const auto pairs = static_cast<int>((spec.feature_blocks + 1) / 2);
+  // The rows of a group are read once for every band of weights: a quarter of L2 keeps them there
+  // beside the weights that stream through and the output. Never less than a wave needs to share.
+  const std::int64_t tile_bytes = kTile * spec.k_blocks * kBlockDepth * 2;
+  const auto fit = static_cast<std::int64_t>(facts.l2_bytes) / 4 / tile_bytes;
+  constexpr std::int64_t kFewest = 8;
+  constexpr std::int64_t kMost = 64;
+  return {.largest_tile = kTile,
+          .group_rows = static_cast<int>(std::clamp(fit, kFewest, kMost)),
+          .band_features = std::min(pairs, 8)};
+}
+
+std::string to_string(const GroupedGemmConfig& config) {
+  return fmt::format("tiles of {}x{}, {} row tiles x {} feature pairs", kBlockFeatures,
+                     config.largest_tile, config.group_rows, config.band_features);
+}
+
+struct GroupedGemmSm90::State {
+  GroupedGemmSpec spec;
+  GroupedGemmConfig config;
+  int blocks = 0;
+  // Descriptions of the buffers of the last run.
+  const void* rows = nullptr;
+  void* out = nullptr;
+  std::int64_t capacity = 0;
+  TokenMaps tokens{};
+  CUtensorMap out_map{};
+
+  void describe(const void* rows_now, void* out_now, std::int64_t capacity_now) {
+    if (rows == rows_now && out == out_now && capacity == capacity_now) return;
+    for (int i = 0; i < TokenMaps::kCount; ++i) {
+      tokens.half_tile[i] = make_tensor_map({.data = rows_now,
+                                             .rows = capacity_now,
+                                             .columns = spec.k_blocks * kBlockDepth,
+                                             .box_rows = kRowUnit / 2 * (i + 1),
+                                             .box_columns = static_cast<int>(kBlockDepth)});
+    }
+    out_map = make_tensor_map({.data = out_now,
+                               .rows = capacity_now,
+                               .columns = spec.out_columns,
+                               .box_rows = kRowUnit,
+                               .box_columns = 64});
+    rows = rows_now;
+    out = out_now;
+    capacity = capacity_now;
+  }
+};
+
+GroupedGemmSm90::GroupedGemmSm90(const GroupedGemmSpec& spec, const GroupedGemmConfig& config,
+                                 const DeviceFacts& facts)
+    : state_(std::make_unique<State>()) {
+  MOE_INTERNAL_CHECK(spec.out_columns % 64 == 0, "out_columns={} is no multiple of 64",
+                     spec.out_columns);
+  MOE_INTERNAL_CHECK(spec.experts * spec.feature_blocks <= INT32_MAX,
+                     "{} experts x {} feature blocks exceed 32-bit numbers", spec.experts,
+                     spec.feature_blocks);
+  MOE_INTERNAL_CHECK(spec.feature_blocks < 1 << (32 - Work::kFeatureShift),
+                     "{} feature blocks exceed the queue's field", spec.feature_blocks);
+  state_->spec = spec;
+  state_->config = config;
+  with_config(spec.epilogue,
+              [&]<class Config>() { state_->blocks = resident_blocks<Config>(facts); });
+}
+GroupedGemmSm90::GroupedGemmSm90(GroupedGemmSm90&&) noexcept = default;
+GroupedGemmSm90& GroupedGemmSm90::operator=(GroupedGemmSm90&&) noexcept = default;
+GroupedGemmSm90::~GroupedGemmSm90() = default;
+
+const GroupedGemmConfig& GroupedGemmSm90::config() const {
+  return state_->config;
+}
+
+void GroupedGemmSm90::run(const GroupedGemmCall& call, cudaStream_t stream) {
+  if (call.capacity == 0) return;
+  State& s = *state_;
+  MOE_INTERNAL_CHECK(call.gather_from == nullptr || s.spec.epilogue == GemmEpilogue::kSwiGLU,
+                     "only the SwiGLU kernel gathers, ticket={}", static_cast<void*>(call.ticket));
+  s.describe(call.rows, call.out, call.capacity);
+  const GemmArguments arguments{
+      .weights = static_cast<const __nv_bfloat16*>(call.packed_weights),
+      .source = static_cast<const std::byte*>(call.gather_from),
+      .gathered = static_cast<std::byte*>(call.rows),
+      .source_row_bytes = static_cast<int>(s.spec.k_blocks * kBlockDepth * 2),
+      .out = static_cast<__nv_bfloat16*>(call.out),
+      .out_columns = s.spec.out_columns,
+      .row_tiles = call.row_tiles,
+      .ticket = call.ticket,
+      .feature_blocks = static_cast<int>(s.spec.feature_blocks),
+      .k_blocks = static_cast<int>(s.spec.k_blocks),
+      .group_rows = s.config.group_rows,
+      .band_features = s.config.band_features};
+  with_config(s.spec.epilogue, [&]<class Config>() {
+    cudaLaunchConfig_t config =
+        launch_config(s.blocks, Config::kThreads, Config::kSharedBytes, stream);
+    MOE_CUDA_CHECK(
+        cudaLaunchKernelEx(&config, grouped_gemm_kernel<Config>, s.tokens, s.out_map, arguments));
+  });
+  MOE_CUDA_CHECK_LAUNCH("grouped_gemm_kernel");
+}
+
+}  // namespace moe::cuda

@@ -1,0 +1,77 @@
+// Grouped GEMM of our own for sm_90a: one launch multiplies every expert's rows with its weights, with
+// the numbers of rows read on the device.
+//
+//   out[r, :] = epilogue(rows[r, :] · weights[expert of r]^T)      bf16 in and out, fp32 accumulation
+//
+// The kernel and why it looks as it does: docs/levels/level08_persistent.md.
+#pragma once
+
+#include <cuda_bf16.h>
+
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "cuda/backend.h"
+#include "cuda/ops/row_tiles.h"
+
+namespace moe::cuda {
+
+enum class GemmEpilogue : std::uint8_t {
+  kStore,   // out [R, features]
+  kSwiGLU,  // weights from pack_gate_up_blocked; out [R, features / 2] = silu(gate) · up
+};
+
+/// Sizes that are fixed when weights are packed.
+struct GroupedGemmSpec {
+  GemmEpilogue epilogue = GemmEpilogue::kStore;
+  std::int64_t experts = 0;
+  std::int64_t feature_blocks = 0;  // of 128 features (pack_blocked.h)
+  std::int64_t k_blocks = 0;        // of 64 elements; rows have 64 · k_blocks columns
+  std::int64_t out_columns = 0;     // row length of out, a multiple of 64
+};
+
+/// What is chosen for a shape and its rows. Pure host arithmetic: choose_grouped_gemm().
+struct GroupedGemmConfig {
+  int largest_tile = 0;   // rows; what build_row_tiles() is called with
+  int group_rows = 0;     // row tiles whose rows stay in L2 (TileOrder)
+  int band_features = 0;  // feature pairs that pass over them together
+  bool operator==(const GroupedGemmConfig&) const = default;
+};
+[[nodiscard]] GroupedGemmConfig choose_grouped_gemm(const GroupedGemmSpec& spec,
+                                                    const DeviceFacts& facts);
+/// "tiles of 128x192, 8 row tiles x 8 feature pairs"
+[[nodiscard]] std::string to_string(const GroupedGemmConfig& config);
+
+struct GroupedGemmCall {
+  void* rows = nullptr;  ///< [capacity, 64 · k_blocks] by expert; 16-byte aligned, better 128
+  /// With the SwiGLU epilogue only: [tokens, 64 · k_blocks], 16-byte aligned. Then `rows` is filled from
+  /// it on the way, by row_to_token, in the order in which tiles need it. Null: `rows` is complete.
+  const void* gather_from = nullptr;
+  const void* packed_weights = nullptr;
+  void* out = nullptr;        ///< [capacity, out_columns], aligned like rows
+  std::int64_t capacity = 0;  ///< rows of either that exist; more than all experts have may be read
+  RowTiles row_tiles;
+  std::int32_t* ticket = nullptr;  ///< a counter that is 0 and that this launch alone uses
+};
+
+/// Rows of the tile list must come from build_row_tiles(config.largest_tile).
+class GroupedGemmSm90 {
+ public:
+  GroupedGemmSm90(const GroupedGemmSpec& spec, const GroupedGemmConfig& config,
+                  const DeviceFacts& facts);
+  GroupedGemmSm90(GroupedGemmSm90&&) noexcept;
+  GroupedGemmSm90& operator=(GroupedGemmSm90&&) noexcept;
+  ~GroupedGemmSm90();
+
+  [[nodiscard]] const GroupedGemmConfig& config() const;
+
+  /// Descriptions of the buffers are kept from call to call.
+  void run(const GroupedGemmCall& call, cudaStream_t stream);
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace moe::cuda

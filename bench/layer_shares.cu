@@ -1,0 +1,305 @@
+// CUDA levels on the shapes of real models against their dense twin, one JSON object a line.
+//   layer_shares [--samples N] [--levels A,B] [--tokens N] [--kernels] [SHAPE...]
+// Weights and input are normal numbers made on the device, so that layers of tens of gigabytes are ready
+// in a second. The first and the last tokens of every output are compared with level 3 on the same
+// weights (which the tests compare with the fp64 oracle). Times are of one replayed graph of the whole
+// forward, routing included, taken in turns with the twin: two plain library GEMMs, [T·K,H]x[H,2I] and
+// [T·K,I]x[I,H]. Before each sample 256 MiB are written and then read: L2 is cold and clean.
+// --kernels adds the time of each kernel (CUPTI; recorded in runs of their own).
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <functional>
+#include <memory>
+#include <sstream>
+#include <string>
+#include <vector>
+
+#include "core/check.h"
+#include "cuda/activity.h"
+#include "cuda/backend.h"
+#include "cuda/check.h"
+#include "cuda/ops/gemm_cublaslt.h"
+#include "device_data.cuh"
+#include "moe/layer.h"
+
+namespace moe::cuda {
+namespace {
+
+struct Model {
+  const char* name;
+  std::int64_t hidden, intermediate, experts, top_k;
+};
+constexpr Model kModels[] = {
+    {"mixtral-8x7b", 4096, 14336, 8, 2}, {"qwen3-30b-a3b", 2048, 768, 128, 8},
+    {"olmoe-1b-7b", 2048, 1024, 64, 8},  {"gpt-oss-120b", 2880, 2880, 128, 4},
+    {"deepseek-v3", 7168, 2048, 256, 8}, {"lab", 1024, 2048, 8, 2},
+    {"off-block", 1000, 360, 12, 3}};
+
+class Graph {
+ public:
+  Graph(cudaStream_t stream, const std::function<void()>& queue) {
+    cudaGraph_t graph = nullptr;
+    MOE_CUDA_CHECK(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal));
+    queue();
+    MOE_CUDA_CHECK(cudaStreamEndCapture(stream, &graph));
+    MOE_CUDA_CHECK(cudaGraphInstantiate(&exec_, graph, 0));
+    MOE_CUDA_CHECK(cudaGraphDestroy(graph));
+  }
+  Graph(const Graph&) = delete;
+  Graph& operator=(const Graph&) = delete;
+  ~Graph() { MOE_CUDA_CHECK_NOTHROW(cudaGraphExecDestroy(exec_)); }
+  void launch(cudaStream_t stream) const { MOE_CUDA_CHECK(cudaGraphLaunch(exec_, stream)); }
+
+ private:
+  cudaGraphExec_t exec_ = nullptr;
+};
+
+class Timer {
+ public:
+  explicit Timer(cudaStream_t stream) : stream_(stream), flush_(stream) {}
+  void flush() { flush_.run(); }
+  double microseconds(const std::function<void()>& work) {
+    flush_.run();
+    start_.record(stream_);
+    work();
+    end_.record(stream_);
+    end_.wait();
+    return end_.milliseconds_since(start_) * 1e3;
+  }
+
+ private:
+  cudaStream_t stream_;
+  CacheFlush flush_;
+  Event start_;
+  Event end_;
+};
+
+/// Two library GEMMs with the arithmetic of the layer and one expert's weights.
+struct DenseTwin {
+  DenseTwin(CublasLt& library, const Shape& shape, cudaStream_t stream)
+      : rows(shape.routed_rows()),
+        x(normal_values(rows * shape.hidden, 11, 1.0F, stream)),
+        inner(normal_values(rows * 2 * shape.intermediate, 12, 1.0F, stream)),
+        y(static_cast<std::size_t>(rows * shape.hidden) * 2),
+        weights(normal_values(2 * shape.intermediate * shape.hidden, 13, 0.02F, stream)),
+        gate_up(library, {.n = 2 * shape.intermediate,
+                          .k = shape.hidden,
+                          .in = DType::kBF16,
+                          .out = DType::kBF16}),
+        down(
+            library,
+            {.n = shape.hidden, .k = shape.intermediate, .in = DType::kBF16, .out = DType::kBF16}) {
+  }
+  void queue(cudaStream_t stream) {
+    gate_up.run(x.data(), weights.data(), inner.data(), rows, stream);
+    down.run(inner.data(), weights.data(), y.data(), rows, stream);
+  }
+  std::int64_t rows;
+  DeviceBuffer x, inner, y, weights;
+  Matmul gate_up, down;
+};
+
+double median(std::vector<double> values) {
+  std::sort(values.begin(), values.end());
+  return values[values.size() / 2];
+}
+
+/// Microseconds of each kernel of one forward in the order in which they start, and of the span of all.
+std::string kernel_times(const std::function<void()>& forward, cudaStream_t stream) {
+  std::string reason;
+  const std::unique_ptr<ActivityRecorder> recorder = ActivityRecorder::open(reason);
+  if (recorder == nullptr) return reason;
+  recorder->start();
+  forward();
+  MOE_CUDA_CHECK(cudaStreamSynchronize(stream));
+  const std::vector<KernelRecord> records = recorder->stop();
+  if (records.empty()) return "nothing recorded";
+  std::string text;
+  for (const KernelRecord& record : records) {
+    const std::string name = record.name.substr(0, record.name.find('<'));
+    text += fmt::format("{} {:.1f}+{:.1f}, ", name.substr(0, 40),
+                        static_cast<double>(record.start_ns - records.front().start_ns) * 1e-3,
+                        static_cast<double>(record.end_ns - record.start_ns) * 1e-3);
+  }
+  return text +
+         fmt::format("end {:.1f}",
+                     static_cast<double>(records.back().end_ns - records.front().start_ns) * 1e-3);
+}
+
+struct Options {
+  int samples = 15;
+  bool kernels = false;
+  std::vector<std::int64_t> tokens = {4096, 16384};
+  std::vector<std::string> levels = {"persistent"};
+};
+
+void time_model(const Model& model, std::int64_t tokens, const Options& options) {
+  const int samples = options.samples;
+  const Problem problem{{tokens, model.hidden, model.intermediate, model.experts, model.top_k},
+                        DType::kBF16};
+  const Shape& shape = problem.shape;
+  const Stream stream;
+  const auto scale = [](std::int64_t depth) { return 1.0F / std::sqrt(static_cast<float>(depth)); };
+  const std::int64_t matrix = shape.experts * shape.hidden * shape.intermediate;
+  const DeviceBuffer router =
+      normal_values(shape.experts * shape.hidden, 1, scale(shape.hidden), stream.get());
+  const DeviceBuffer gate = normal_values(matrix, 2, scale(shape.hidden), stream.get());
+  const DeviceBuffer up = normal_values(matrix, 3, scale(shape.hidden), stream.get());
+  const DeviceBuffer down = normal_values(matrix, 4, scale(shape.intermediate), stream.get());
+  const DeviceBuffer x_data = normal_values(tokens * shape.hidden, 5, 1.0F, stream.get());
+  const DeviceBuffer y_data(x_data.size());
+  const auto view = [](const DeviceBuffer& data, std::initializer_list<std::int64_t> sizes) {
+    return TensorView(data.data(), DType::kBF16, sizes);
+  };
+  const Weights weights{view(router, {shape.experts, shape.hidden}),
+                        view(gate, {shape.experts, shape.intermediate, shape.hidden}),
+                        view(up, {shape.experts, shape.intermediate, shape.hidden}),
+                        view(down, {shape.experts, shape.hidden, shape.intermediate})};
+  const TensorView x = view(x_data, {tokens, shape.hidden});
+  const TensorView y = view(y_data, {tokens, shape.hidden});
+
+  // Reference rows: the first and the last tokens.
+  const std::int64_t checked = std::min<std::int64_t>(tokens, 128);
+  const DeviceBuffer expected(2 * static_cast<std::size_t>(checked * shape.hidden) * 2);
+  const std::int64_t starts[2] = {0, tokens - checked};
+  const auto rows_of = [&](const TensorView& all, std::int64_t first) {
+    return TensorView(all.as<std::uint16_t>() + first * shape.hidden, DType::kBF16,
+                      {checked, shape.hidden});
+  };
+  {
+    Problem few = problem;
+    few.shape.tokens = checked;
+    Layer reference = Layer::create({.level = "memefficient",
+                                     .backend = Backend::kCuda,
+                                     .problem = few,
+                                     .stream = stream.get()},
+                                    weights);
+    for (int part = 0; part < 2; ++part) {
+      reference.forward(rows_of(x, starts[part]),
+                        TensorView(expected.as<std::uint16_t>() + part * checked * shape.hidden,
+                                   DType::kBF16, {checked, shape.hidden}));
+    }
+    MOE_CUDA_CHECK(cudaStreamSynchronize(stream.get()));
+  }
+  const DeviceBuffer sums(2 * sizeof(double));
+  const auto error = [&] {
+    double worst = 0;
+    for (int part = 0; part < 2; ++part) {
+      const double e =
+          relative_error(static_cast<const __nv_bfloat16*>(rows_of(y, starts[part]).data),
+                         expected.as<__nv_bfloat16>() + part * checked * shape.hidden,
+                         checked * shape.hidden, sums.as<double>(), stream.get());
+      if (!(e <= worst)) worst = e;  // NaN stays
+    }
+    return worst;
+  };
+
+  CublasLt library;
+  DenseTwin twin(library, shape, stream.get());
+  twin.queue(stream.get());
+  MOE_CUDA_CHECK(cudaStreamSynchronize(stream.get()));
+  const Graph twin_graph(stream.get(), [&] { twin.queue(stream.get()); });
+  Timer timer(stream.get());
+  for (const std::string& name : options.levels) {
+    try {
+      Layer layer = Layer::create(
+          {.level = name, .backend = Backend::kCuda, .problem = problem, .stream = stream.get()},
+          weights);
+      MOE_CUDA_CHECK(cudaMemsetAsync(y.data, 0xff, y.bytes(), stream.get()));
+      layer.forward(x, y);
+      const double error_before = error();
+      std::unique_ptr<Graph> graph;
+      if (layer.level().number >= 5) {
+        graph = std::make_unique<Graph>(stream.get(), [&] { layer.forward(x, y); });
+      }
+      const auto forward = [&] {
+        if (graph != nullptr) {
+          graph->launch(stream.get());
+        } else {
+          layer.forward(x, y);
+        }
+      };
+      std::vector<double> mine;
+      std::vector<double> dense;
+      std::vector<double> shares;
+      for (int i = -2; i < samples; ++i) {
+        const double before = timer.microseconds([&] { twin_graph.launch(stream.get()); });
+        const double us = timer.microseconds(forward);
+        if (i < 0) continue;
+        mine.push_back(us);
+        dense.push_back(before);
+        shares.push_back(before / us);
+      }
+      const double error_after = error();
+      constexpr double kTolerance = 1e-2;  // two bf16 roundings of the inner values, each way
+      fmt::print(
+          "{{\"shape\":\"{}\",\"problem\":\"{}\",\"level\":\"{}\",\"launch\":\"{}\","
+          "\"verified\":{},\"error\":{:.2e},\"median_us\":{:.1f},\"twin_us\":{:.1f},"
+          "\"twin_share\":{:.4f},\"samples\":{},\"tflops\":{:.1f},\"plan\":\"{}\"}}\n",
+          model.name, to_string(shape), name, graph != nullptr ? "graph" : "eager",
+          error_before <= kTolerance && error_after <= kTolerance,
+          std::max(error_before, error_after), median(mine), median(dense), median(shares), samples,
+          useful_flops(shape) / median(mine) * 1e-6, layer.plan());
+      if (options.kernels) {
+        timer.flush();
+        fmt::print("{{\"shape\":\"{}\",\"tokens\":{},\"level\":\"{}\",\"kernels_us\":\"{}\"}}\n",
+                   model.name, tokens, name, kernel_times(forward, stream.get()));
+      }
+    } catch (const Error& error) {
+      fmt::print("{{\"shape\":\"{}\",\"level\":\"{}\",\"error\":\"{}\"}}\n", model.name, name,
+                 error.what());
+    }
+    std::fflush(stdout);
+  }
+}
+
+int run(const std::vector<std::string>& arguments) {
+  Options options;
+  std::vector<std::string> wanted;
+  for (std::size_t i = 0; i < arguments.size(); ++i) {
+    const bool has_value = i + 1 < arguments.size();
+    if (arguments[i] == "--samples" && has_value) {
+      options.samples = std::stoi(arguments[++i]);
+    } else if (arguments[i] == "--tokens" && has_value) {
+      options.tokens = {std::stoll(arguments[++i])};
+    } else if (arguments[i] == "--levels" && has_value) {
+      options.levels.clear();
+      std::stringstream list(arguments[++i]);
+      for (std::string name; std::getline(list, name, ',');) options.levels.push_back(name);
+    } else if (arguments[i] == "--kernels") {
+      options.kernels = true;
+    } else {
+      wanted.push_back(arguments[i]);
+    }
+  }
+  const CudaDevice device{LayerOptions()};
+  if (!device.unavailable().empty()) {
+    std::fprintf(stderr, "%s\n", device.unavailable().c_str());
+    return 1;
+  }
+  fmt::print("{{\"device\":\"{}\",\"multiprocessors\":{}}}\n", device.facts().name,
+             device.facts().multiprocessors);
+  std::fflush(stdout);
+  for (const Model& model : kModels) {
+    if (!wanted.empty() && std::find(wanted.begin(), wanted.end(), model.name) == wanted.end()) {
+      continue;
+    }
+    for (const std::int64_t count : options.tokens) time_model(model, count, options);
+  }
+  return 0;
+}
+
+}  // namespace
+}  // namespace moe::cuda
+
+int main(int argc, char** argv) {
+  try {
+    return moe::cuda::run(std::vector<std::string>(argv + 1, argv + argc));
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "%s\n", error.what());
+    return 1;
+  }
+}

@@ -7,8 +7,10 @@
 #include "core/check.h"
 #include "cuda/check.h"
 #include "cuda/device/element.cuh"
+#include "cuda/device/overlap.cuh"
 #include "cuda/device/permute.cuh"
 #include "cuda/device/warp.cuh"
+#include "cuda/launch.h"
 #include "cuda/ops/router.h"
 
 namespace moe::cuda {
@@ -171,6 +173,8 @@ __global__ void __launch_bounds__(kCopyWarps* kWarpSize)
     permute_rows_kernel(const Unit* __restrict__ x, const std::int32_t* __restrict__ dst_row,
                         std::int64_t tokens, int top_k, std::int64_t units_per_row, int segments,
                         Unit* __restrict__ x_perm) {
+  wait_for_previous_kernel();
+  allow_next_kernel();
   const std::int64_t work = static_cast<std::int64_t>(blockIdx.x) * kCopyWarps +
                             static_cast<int>(threadIdx.x) / kWarpSize;
   const std::int64_t token = work / segments;
@@ -188,6 +192,8 @@ __global__ void __launch_bounds__(kCopyWarps* kWarpSize, 2)
                           const std::int32_t* __restrict__ dst_row,
                           const float* __restrict__ topk_weights, std::int64_t tokens, int top_k,
                           std::int64_t hidden, int segments, Element* __restrict__ y) {
+  wait_for_previous_kernel();
+  allow_next_kernel();
   const std::int64_t work = static_cast<std::int64_t>(blockIdx.x) * kCopyWarps +
                             static_cast<int>(threadIdx.x) / kWarpSize;
   const std::int64_t token = work / segments;
@@ -252,17 +258,16 @@ void permute_rows(const void* x, const std::int32_t* dst_row, std::int64_t token
     constexpr int kUnroll = 4;
     const std::int64_t units = row_bytes / static_cast<std::int64_t>(sizeof(Unit));
     const int segments = segments_per_token(tokens, units, kUnroll * kWarpSize);
-    permute_rows_kernel<Unit, kUnroll>
-        <<<blocks_of_warps(tokens * segments), kCopyWarps * kWarpSize, 0, stream>>>(
-            static_cast<const Unit*>(x), dst_row, tokens, static_cast<int>(top_k), units, segments,
-            static_cast<Unit*>(x_perm));
+    launch_overlapping("permute_rows_kernel", permute_rows_kernel<Unit, kUnroll>,
+                       dim3(blocks_of_warps(tokens * segments)), dim3(kCopyWarps * kWarpSize), 0,
+                       stream, static_cast<const Unit*>(x), dst_row, tokens,
+                       static_cast<int>(top_k), units, segments, static_cast<Unit*>(x_perm));
   };
   if (in_widest_vectors(row_bytes, {x, x_perm})) {
     launch.template operator()<uint4>();
   } else {
     launch.template operator()<std::uint16_t>();  // every element type is a multiple of it
   }
-  MOE_CUDA_CHECK_LAUNCH("permute_rows_kernel");
 }
 
 void unpermute_rows(DType dtype, const void* y_perm, const std::int32_t* dst_row,
@@ -272,10 +277,10 @@ void unpermute_rows(DType dtype, const void* y_perm, const std::int32_t* dst_row
     const auto launch = [&]<int kWidth, int kSlots>() {
       const int segments =
           segments_per_token(tokens, hidden / kWidth, kCombineLoads / kSlots * kWarpSize);
-      unpermute_rows_kernel<Element, kWidth, kSlots>
-          <<<blocks_of_warps(tokens * segments), kCopyWarps * kWarpSize, 0, stream>>>(
-              static_cast<const Element*>(y_perm), dst_row, topk_weights, tokens,
-              static_cast<int>(top_k), hidden, segments, static_cast<Element*>(y));
+      launch_overlapping("unpermute_rows_kernel", unpermute_rows_kernel<Element, kWidth, kSlots>,
+                         dim3(blocks_of_warps(tokens * segments)), dim3(kCopyWarps * kWarpSize), 0,
+                         stream, static_cast<const Element*>(y_perm), dst_row, topk_weights, tokens,
+                         static_cast<int>(top_k), hidden, segments, static_cast<Element*>(y));
     };
     const std::int64_t row_bytes = hidden * static_cast<std::int64_t>(sizeof(Element));
     if (!in_widest_vectors(row_bytes, {y_perm, y})) {
@@ -288,7 +293,6 @@ void unpermute_rows(DType dtype, const void* y_perm, const std::int32_t* dst_row
       launch.template operator()<kWidest<Element>, 8>();
     }
   });
-  MOE_CUDA_CHECK_LAUNCH("unpermute_rows_kernel");
 }
 
 }  // namespace moe::cuda

@@ -2,8 +2,10 @@
 
 #include "core/check.h"
 #include "cuda/check.h"
+#include "cuda/device/overlap.cuh"
 #include "cuda/device/top_k.cuh"
 #include "cuda/device/warp.cuh"
+#include "cuda/launch.h"
 
 namespace moe::cuda {
 namespace {
@@ -28,6 +30,8 @@ __global__ void __launch_bounds__(kWarpsPerBlock* kWarpSize)
                          int top_k, std::int32_t* __restrict__ topk_idx,
                          float* __restrict__ topk_weights) {
   __shared__ uint2 candidates[kWarpsPerBlock][kWarpSize];
+  wait_for_previous_kernel();
+  allow_next_kernel();
   const int lane = static_cast<int>(threadIdx.x) % kWarpSize;
   const int warp = static_cast<int>(threadIdx.x) / kWarpSize;
   const std::int64_t token = static_cast<std::int64_t>(blockIdx.x) * kWarpsPerBlock + warp;
@@ -45,8 +49,9 @@ void softmax_top_k(const float* logits, std::int64_t tokens, std::int64_t expert
   MOE_INTERNAL_CHECK(experts <= kMaxExperts, "experts={} exceeds {}", experts, kMaxExperts);
   const auto blocks = static_cast<unsigned>((tokens + kWarpsPerBlock - 1) / kWarpsPerBlock);
   const auto launch = [&](auto kernel) {
-    kernel<<<blocks, kWarpsPerBlock * kWarpSize, 0, stream>>>(
-        logits, tokens, static_cast<int>(experts), static_cast<int>(top_k), topk_idx, topk_weights);
+    launch_overlapping("softmax_top_k_kernel", kernel, dim3(blocks),
+                       dim3(kWarpsPerBlock * kWarpSize), 0, stream, logits, tokens,
+                       static_cast<int>(experts), static_cast<int>(top_k), topk_idx, topk_weights);
   };
   if (experts <= 32) {
     launch(softmax_top_k_kernel<1>);
@@ -61,7 +66,6 @@ void softmax_top_k(const float* logits, std::int64_t tokens, std::int64_t expert
   } else {
     launch(softmax_top_k_kernel<32>);
   }
-  MOE_CUDA_CHECK_LAUNCH("softmax_top_k_kernel");
 }
 
 }  // namespace moe::cuda

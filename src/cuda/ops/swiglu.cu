@@ -2,7 +2,9 @@
 
 #include "cuda/check.h"
 #include "cuda/device/element.cuh"
+#include "cuda/device/overlap.cuh"
 #include "cuda/device/swiglu.cuh"
+#include "cuda/launch.h"
 
 namespace moe::cuda {
 namespace {
@@ -70,6 +72,8 @@ template <class Element, int kWidth, int kUnroll>
 __global__ void __launch_bounds__(kThreads)
     swiglu_rows_kernel(const Element* gate_up, std::int64_t rows, std::int64_t intermediate,
                        Element* act, std::int64_t act_stride) {
+  wait_for_previous_kernel();
+  allow_next_kernel();
   swiglu_of_rows<Element, kWidth, kUnroll, kThreads>(gate_up, rows, intermediate, act, act_stride);
 }
 
@@ -90,10 +94,10 @@ void swiglu_rows(DType dtype, const void* gate_up, std::int64_t rows, std::int64
     const auto launch = [&]<int kWidth>() {
       constexpr int kUnroll = 2;
       const std::int64_t vectors = rows * (intermediate / kWidth);
-      swiglu_rows_kernel<Element, kWidth, kUnroll>
-          <<<blocks_for((vectors + kUnroll - 1) / kUnroll), kThreads, 0, stream>>>(
-              static_cast<const Element*>(gate_up), rows, intermediate, static_cast<Element*>(act),
-              act_stride);
+      launch_overlapping("swiglu_rows_kernel", swiglu_rows_kernel<Element, kWidth, kUnroll>,
+                         dim3(blocks_for((vectors + kUnroll - 1) / kUnroll)), dim3(kThreads), 0,
+                         stream, static_cast<const Element*>(gate_up), rows, intermediate,
+                         static_cast<Element*>(act), act_stride);
     };
     constexpr auto kBytes = static_cast<std::int64_t>(sizeof(Element));
     if (in_widest_vectors(intermediate * kBytes, {gate_up, act}) && act_stride * kBytes % 16 == 0) {
@@ -102,7 +106,6 @@ void swiglu_rows(DType dtype, const void* gate_up, std::int64_t rows, std::int64
       launch.template operator()<1>();
     }
   });
-  MOE_CUDA_CHECK_LAUNCH("swiglu_rows_kernel");
 }
 
 }  // namespace moe::cuda

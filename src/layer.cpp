@@ -1,6 +1,7 @@
 // Layer: checks arguments, picks the level, predicts memory, owns level and arena.
 #include "moe/layer.h"
 
+#include <array>
 #include <chrono>
 #include <cstdlib>
 #include <string_view>
@@ -35,7 +36,8 @@ ExecutionOptions resolve(const LayerOptions& options, Device& device) {
           .isa = std::string(name_of(parse_isa(options.isa))),
           .tune_seconds = options.tune_seconds,
           .tune_cache = options.tune_cache.empty() ? default_tune_cache() : options.tune_cache,
-          .device = &device};
+          .device = &device,
+          .launch = options.launch};
 }
 
 /// A level that exists in this build; throws kUnsupported otherwise.
@@ -113,6 +115,11 @@ void check_tensor(const char* name, const TensorView& tensor, DType dtype,
 }
 
 }  // namespace
+
+std::string_view name_of(Launch launch) {
+  constexpr std::array<std::string_view, 3> kNames = {"auto", "eager", "graph"};
+  return kNames[static_cast<std::size_t>(launch)];
+}
 
 struct Layer::State {
   const LevelInfo* info = nullptr;
@@ -235,6 +242,9 @@ int Layer::threads() const {
 }
 std::string Layer::plan() const {
   return state_->level->plan();
+}
+Launch Layer::launch() const {
+  return state_->level->launch();
 }
 void Layer::release_workspace_pages() {
   state_->device->release_workspace_pages();

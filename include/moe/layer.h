@@ -5,6 +5,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "moe/config.h"
@@ -27,6 +28,14 @@ struct Weights {
   TensorView down;
 };
 
+/// How a forward's work gets to the device.
+enum class Launch : std::uint8_t {
+  kAuto,   ///< as the level does it
+  kEager,  ///< kernel by kernel from the host
+  kGraph,  ///< one launch of a recorded graph
+};
+[[nodiscard]] std::string_view name_of(Launch launch);  ///< "auto" | "eager" | "graph"
+
 struct LayerOptions {
   std::string level = "auto";  ///< number, name, or "auto": the highest level that can run here
   Backend backend = Backend::kCpu;
@@ -43,6 +52,9 @@ struct LayerOptions {
   /// for what the caller queued on the default stream, and forward returns when y is complete. With
   /// a stream given, forward returns as soon as it has queued its work, and the caller waits.
   void* stream = nullptr;
+  /// CUDA: kGraph is refused with kUnsupported by levels that neither launch graphs of their own nor
+  /// can be recorded by the caller (Layer::capturable).
+  Launch launch = Launch::kAuto;
 };
 
 /// Bytes a level needs beyond the caller's weights, x and y. Known before anything is allocated.
@@ -92,6 +104,7 @@ class Layer {
   [[nodiscard]] std::string isa() const;                ///< instruction set the level really uses
   [[nodiscard]] int threads() const;                    ///< threads the level really uses
   [[nodiscard]] std::string plan() const;               ///< chosen tiles, partition, provenance
+  [[nodiscard]] Launch launch() const;                  ///< what forward does: kEager or kGraph
 
   /// Hands the arena's pages back to the system; the next forward faults them in again. For
   /// measuring peak memory.

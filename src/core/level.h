@@ -20,6 +20,7 @@ struct ExecutionOptions {
   double tune_seconds = 5;
   std::string tune_cache;    // folder, or "off"
   Device* device = nullptr;  // that of the layer; outlives the level
+  Launch launch = Launch::kAuto;
 };
 
 /// What forward gets besides x and y.
@@ -55,6 +56,13 @@ class Level {
   [[nodiscard]] virtual std::string isa() const = 0;  // instruction set really used
   [[nodiscard]] virtual int threads() const = 0;      // threads really used
   [[nodiscard]] virtual std::string plan() const { return {}; }
+  /// How forward's work gets to the device: kEager or kGraph. Asked after prepare.
+  [[nodiscard]] virtual Launch launch() const { return Launch::kEager; }
+  /// "" when a caller may record forward into a graph; else the reason why not. A level that launches
+  /// graphs of its own (unless ExecutionOptions::launch is kEager) is asked neither.
+  [[nodiscard]] virtual std::string uncapturable() const {
+    return "its forward does not only queue work";
+  }
 };
 
 using LevelFactory = std::unique_ptr<Level> (*)();

@@ -63,8 +63,8 @@ DeviceFacts query_device(int ordinal) {
   return facts;
 }
 
-Stream::Stream() {
-  MOE_CUDA_CHECK(cudaStreamCreate(&stream_));
+Stream::Stream(unsigned flags) {
+  MOE_CUDA_CHECK(cudaStreamCreateWithFlags(&stream_, flags));
 }
 Stream::~Stream() {
   if (owned_) MOE_CUDA_CHECK_NOTHROW(cudaStreamDestroy(stream_));

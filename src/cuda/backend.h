@@ -30,7 +30,8 @@ struct DeviceFacts {
 /// A stream: its own, or one that the caller owns.
 class Stream {
  public:
-  Stream();  // of its own; ordered with the default stream
+  Stream() : Stream(unsigned{cudaStreamDefault}) {}  // of its own; ordered with the default stream
+  explicit Stream(unsigned flags);                   // of its own; as for cudaStreamCreateWithFlags
   explicit Stream(cudaStream_t borrowed) : stream_(borrowed), owned_(false) {}
   Stream(const Stream&) = delete;
   Stream& operator=(const Stream&) = delete;

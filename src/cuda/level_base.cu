@@ -34,11 +34,16 @@ void CudaLevel::keep(const Problem& problem, const Weights& weights,
   router_->choose_up_to(problem.shape.tokens);
 }
 
+void CudaLevel::router_product(const TensorView& x, std::int64_t first_token, std::int64_t tokens,
+                               float* logits, cudaStream_t stream) {
+  router_->run(x.as<const std::byte>() + element_bytes(first_token * problem_.shape.hidden),
+               weights_.router.data, logits, tokens, stream);
+}
+
 void CudaLevel::route(Context& context, const TensorView& x, std::int64_t first_token,
                       std::int64_t tokens, const Routing& out) {
   const Shape& shape = problem_.shape;
-  router_->run(x.as<const std::byte>() + element_bytes(first_token * shape.hidden),
-               weights_.router.data, out.logits, tokens, stream());
+  router_product(x, first_token, tokens, out.logits, stream());
   softmax_top_k(out.logits, tokens, shape.experts, shape.top_k, out.topk_idx, out.topk_weights,
                 stream());
   context.record("route", static_cast<std::uint64_t>(tokens * shape.top_k) * 8, [&] {

@@ -34,6 +34,9 @@ class CudaLevel : public Level {
     std::int32_t* topk_idx = nullptr;  // [T,K]
     float* topk_weights = nullptr;     // [T,K]
   };
+  /// logits[tokens,E] = x[first_token.., H] · router^T, queued on `stream`.
+  void router_product(const TensorView& x, std::int64_t first_token, std::int64_t tokens,
+                      float* logits, cudaStream_t stream);
   /// Routes `tokens` rows of x from first_token on.
   void route(Context& context, const TensorView& x, std::int64_t first_token, std::int64_t tokens,
              const Routing& out);

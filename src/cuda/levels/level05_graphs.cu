@@ -1,0 +1,197 @@
+// Level 05 · graphs — the whole forward recorded once as a CUDA graph and replayed.
+// Builds on 04 (permute).
+// Changes   nothing of a forward depends on what the host knows of the routing. The loop of library
+//           GEMMs over experts becomes one launch whose blocks find their expert and rows in
+//           expert_offsets, on the device; with that the wait of level 04 is gone, and router,
+//           top-k, sort, permute, GEMMs, SwiGLU and combine are recorded into one graph, which the
+//           host launches with one call. The routing may change between replays: the grid covers
+//           its worst case, and what a routing does not need ends at once.
+// Why       bytes and FLOPs are those of level 04:
+//             weight bytes 3·E_hit·H·I·b     FLOPs 6·T·K·H·I + 2·T·H·E
+//           What goes is time of the host: 2·E_hit + 8 launches and one round trip, a few
+//           microseconds each, against 3·E_hit·H·I·b / R of the device. The fewer the tokens and the
+//           smaller the experts, the more of a forward that is; at thousands of tokens it is nothing.
+// Costs     the grouped GEMM is ours and made of mma.sync, which reaches less of the tensor cores
+//           than the library's kernels for this GPU: where arithmetic is the limit this level is
+//           slower than level 04. A graph belongs to addresses and a row count; new ones are
+//           recorded when they first come, which takes the host longer than a forward.
+// Measured  docs/levels/level05_graphs.md
+//
+//   record (x, y, T' new):  router ▸ top-k ▸ sort ▸ permute ▸ gate|up ▸ swiglu ▸ down ▸ combine
+//   forward:                one launch ──▶ the same kernels, each started while its predecessor drains
+#include <algorithm>
+
+#include "cuda/graph.h"
+#include "cuda/level_base.h"
+#include "cuda/ops/grouped_gemm_mma.h"
+#include "cuda/ops/permute.h"
+#include "cuda/ops/routed_buffers.h"
+#include "cuda/ops/router.h"
+#include "cuda/ops/swiglu.h"
+
+namespace moe::cuda {
+namespace {
+
+/// Graphs kept per layer. An engine has a few buffers and a few batch sizes.
+constexpr std::size_t kMostGraphs = 16;
+
+class Graphs final : public CudaLevel {
+ public:
+  [[nodiscard]] MemoryNeeds memory(const Problem& problem,
+                                   const ExecutionOptions& execution) const override {
+    ArenaPlan plan;
+    static_cast<void>(carve_routed_buffers(plan, problem, device_of(execution).facts()));
+    return {.workspace = plan.bytes(),
+            .prepared = kBasePrepared + gate_up_bytes(problem) + kMostGraphs * kGraphBytes};
+  }
+
+  void prepare(const Problem& problem, const Weights& weights,
+               const ExecutionOptions& execution) override {
+    keep(problem, weights, execution);
+    launch_ = execution.launch == Launch::kEager ? Launch::kEager : Launch::kGraph;
+    packed_ = pack_gate_up(problem, weights, stream());
+    recorder_.emplace(unsigned{cudaStreamNonBlocking});
+    graphs_.reserve(kMostGraphs);
+  }
+
+  void forward(Context& context, const TensorView& x, const TensorView& y) override {
+    const RoutedBuffers b = carve_routed_buffers(context.arena, problem_, device_->facts());
+    // A caller who records a graph of its own gets these kernels in it.
+    if (launch_ == Launch::kEager || is_capturing(stream())) {
+      queue(&context, x, y, b, stream());
+      return;
+    }
+    const Recorded& graph = recorded(x, y, b);
+    graph.exec.launch(stream());
+    context.record("replay", y.bytes(), [&] {
+      return fmt::format("graph of {} nodes for {} rows, {}", graph.exec.nodes(), x.dim(0),
+                         describe_tiles(x.dim(0)));
+    });
+  }
+
+  [[nodiscard]] Launch launch() const override { return launch_; }
+  [[nodiscard]] std::string uncapturable() const override { return {}; }
+  [[nodiscard]] std::string plan() const override {
+    return fmt::format("{}, {}", describe_tiles(problem_.shape.tokens), CudaLevel::plan());
+  }
+
+ private:
+  /// Device memory of one instantiated graph of a dozen nodes, with room to spare.
+  static constexpr std::uint64_t kGraphBytes = std::uint64_t{256} << 10;
+
+  struct Recorded {
+    const void* x = nullptr;
+    void* y = nullptr;
+    std::int64_t tokens = 0;
+    std::uint64_t last_use = 0;
+    GraphExec exec;
+  };
+
+  [[nodiscard]] GroupedGemmTile tile_for(std::int64_t tokens, std::int64_t n) const {
+    const Shape& shape = problem_.shape;
+    return choose_grouped_gemm_tile(problem_.dtype, tokens * shape.top_k, shape.experts, n,
+                                    device_->facts().multiprocessors);
+  }
+  [[nodiscard]] std::string describe_tiles(std::int64_t tokens) const {
+    const GroupedGemmTile gate_up = tile_for(tokens, 2 * problem_.shape.intermediate);
+    const GroupedGemmTile down = tile_for(tokens, problem_.shape.hidden);
+    return fmt::format("gate|up in tiles of {} rows x {} columns, down {} x {}", gate_up.rows,
+                       gate_up.columns, down.rows, down.columns);
+  }
+
+  /// The graph of these addresses and rows: one that is there, else a new one, which takes the place
+  /// of the one unused for longest when there are kMostGraphs.
+  const Recorded& recorded(const TensorView& x, const TensorView& y, const RoutedBuffers& b) {
+    const auto known = std::find_if(graphs_.begin(), graphs_.end(), [&](const Recorded& graph) {
+      return graph.x == x.data && graph.y == y.data && graph.tokens == x.dim(0);
+    });
+    ++uses_;
+    if (known != graphs_.end()) {
+      known->last_use = uses_;
+      return *known;
+    }
+    const auto queue_all = [&] { queue(nullptr, x, y, b, recorder_->get()); };
+    if (graphs_.size() < kMostGraphs) {
+      graphs_.push_back({x.data, y.data, x.dim(0), uses_, GraphExec(recorder_->get(), queue_all)});
+      return graphs_.back();
+    }
+    Recorded& oldest = *std::min_element(
+        graphs_.begin(), graphs_.end(),
+        [](const Recorded& a, const Recorded& c) { return a.last_use < c.last_use; });
+    oldest = {x.data, y.data, x.dim(0), uses_, GraphExec(recorder_->get(), queue_all)};
+    return oldest;
+  }
+
+  /// All kernels of a forward, in order. `context` is null while they are being recorded.
+  void queue(Context* context, const TensorView& x, const TensorView& y, const RoutedBuffers& b,
+             cudaStream_t on) {
+    const Shape& shape = problem_.shape;
+    const std::int64_t tokens = x.dim(0);
+    const std::int64_t rows = tokens * shape.top_k;
+    const std::int64_t intermediate = shape.intermediate;
+    const auto record = [&](const char* op, std::uint64_t bytes, auto&& detail) {
+      if (context != nullptr) context->record(op, bytes, detail);
+    };
+
+    router_product(x, 0, tokens, b.logits, on);
+    softmax_top_k(b.logits, tokens, shape.experts, shape.top_k, b.topk_idx, b.topk_weights, on);
+    build_permutation(b.topk_idx, rows, shape.experts, b.permutation, device_->facts(), on);
+    record("route", static_cast<std::uint64_t>(rows) * 12, [&] {
+      return fmt::format("{} tokens, top {} of {}", tokens, shape.top_k, shape.experts);
+    });
+    permute_rows(x.data, b.permutation.dst_row, tokens, shape.top_k,
+                 static_cast<std::int64_t>(element_bytes(shape.hidden)), b.rows, on);
+    record("permute", element_bytes(rows * shape.hidden),
+           [&] { return fmt::format("{} rows by expert", rows); });
+
+    GroupedGemm gemm{.a = b.rows,
+                     .a_stride = shape.hidden,
+                     .w = packed_.data(),
+                     .c = b.gate_up,
+                     .c_stride = 2 * intermediate,
+                     .expert_offsets = b.permutation.expert_offsets,
+                     .experts = shape.experts,
+                     .rows = rows,
+                     .n = 2 * intermediate,
+                     .k = shape.hidden,
+                     .weights_first = true};  // the kernel before copies rows
+    const auto multiply = [&] {
+      const GroupedGemmTile tile = tile_for(tokens, gemm.n);
+      grouped_gemm_mma(problem_.dtype, gemm, tile, on);
+      record("grouped_gemm", element_bytes(rows * gemm.n), [&] {
+        return fmt::format("all experts, n={} k={}, tiles of {} rows x {} columns", gemm.n, gemm.k,
+                           tile.rows, tile.columns);
+      });
+    };
+    multiply();
+    swiglu_rows(problem_.dtype, b.gate_up, rows, intermediate, b.gate_up, 2 * intermediate, on);
+    record("swiglu", element_bytes(rows * intermediate),
+           [&] { return fmt::format("{} rows x {} columns", rows, intermediate); });
+    gemm.a = b.gate_up;
+    gemm.a_stride = 2 * intermediate;
+    gemm.w = weights_.down.data;
+    gemm.c = b.rows;
+    gemm.c_stride = shape.hidden;
+    gemm.n = shape.hidden;
+    gemm.k = intermediate;
+    multiply();
+    unpermute_rows(problem_.dtype, b.rows, b.permutation.dst_row, b.topk_weights, tokens,
+                   shape.top_k, shape.hidden, y.data, on);
+    record("unpermute", y.bytes(),
+           [&] { return fmt::format("{} tokens, weighted sum of {} rows", tokens, shape.top_k); });
+  }
+
+  Launch launch_ = Launch::kGraph;
+  DeviceBuffer packed_;             // [E,2·I,H]
+  std::optional<Stream> recorder_;  // kernels are only recorded on it, never run
+  std::vector<Recorded> graphs_;
+  std::uint64_t uses_ = 0;
+};
+
+}  // namespace
+
+std::unique_ptr<Level> make_level05_graphs() {
+  return std::make_unique<Graphs>();
+}
+
+}  // namespace moe::cuda

@@ -37,6 +37,12 @@ const Case kCases[] = {
     {"wide", {24, 2048, 768, 16, 8}},
 };
 
+std::vector<LevelInfo> levels_and_variants() {
+  std::vector<LevelInfo> all = list_levels();
+  all.insert(all.end(), list_variants().begin(), list_variants().end());
+  return all;
+}
+
 class CudaLevels : public CudaTest, public ::testing::WithParamInterface<std::tuple<Case, DType>> {
  protected:
   TensorView place(const TensorView& host, std::int64_t offset = 0) {
@@ -83,7 +89,7 @@ TEST_P(CudaLevels, AgreeWithTheOracle) {
   for (const std::int64_t offset : {0, 1}) {  // elements from a 256-byte boundary
     const Weights on_device = place(weights.view(), offset);
     const TensorView x[2] = {place(inputs[0].view(), offset), place(inputs[1].view(), offset)};
-    for (const LevelInfo& level : list_levels()) {
+    for (const LevelInfo& level : levels_and_variants()) {
       if (!level.on_cuda) continue;
       SCOPED_TRACE(testing::Message() << level.name << " offset " << offset);
       std::optional<Layer> created;
@@ -147,7 +153,7 @@ TEST_F(CudaLevelTraces, NoTwoLevelsDoTheSameAndHigherOnesDoNotAllocate) {
   const TensorView x = place(make_input(problem, 1, 0).view());
   const TensorView y = place(make_input(problem, 1, 1).view());
   std::vector<std::vector<TraceEvent>> traces;
-  for (const LevelInfo& level : list_levels()) {
+  for (const LevelInfo& level : levels_and_variants()) {
     if (!level.on_cuda) continue;
     Layer layer = Layer::create(
         {.level = level.name, .backend = Backend::kCuda, .problem = problem}, weights);

@@ -52,6 +52,7 @@ class Event {
   ~Event();
   void record(cudaStream_t stream) const;
   void wait() const;  // on the host
+  [[nodiscard]] cudaEvent_t get() const { return event_; }
   /// Milliseconds from `start`; both were recorded with times and have happened.
   [[nodiscard]] double milliseconds_since(const Event& start) const;
 

@@ -204,14 +204,6 @@ __global__ void __launch_bounds__(kCopyWarps* kWarpSize, 2)
       y + token * hidden);
 }
 
-/// Warps that share one token: one where there are many tokens, more where that leaves the device
-/// idle, but none without a segment of its own.
-int segments_per_token(std::int64_t tokens, std::int64_t row, std::int64_t segment) {
-  constexpr std::int64_t kWarpsWanted = 4096;  // about what a Hopper GPU keeps resident, halved
-  const std::int64_t most = (row + segment - 1) / segment;
-  return static_cast<int>(std::clamp<std::int64_t>((kWarpsWanted + tokens - 1) / tokens, 1, most));
-}
-
 unsigned blocks_of_warps(std::int64_t warps) {
   return static_cast<unsigned>((warps + kCopyWarps - 1) / kCopyWarps);
 }
@@ -250,6 +242,12 @@ void build_permutation(const std::int32_t* topk_idx, std::int64_t routed, std::i
                                                arguments, shared, stream));
   }
   MOE_CUDA_CHECK_LAUNCH("build_permutation_kernel");
+}
+
+int segments_per_token(std::int64_t tokens, std::int64_t row, std::int64_t segment) {
+  constexpr std::int64_t kWarpsWanted = 4096;  // about what a Hopper GPU keeps resident, halved
+  const std::int64_t most = (row + segment - 1) / segment;
+  return static_cast<int>(std::clamp<std::int64_t>((kWarpsWanted + tokens - 1) / tokens, 1, most));
 }
 
 void permute_rows(const void* x, const std::int32_t* dst_row, std::int64_t tokens,

@@ -31,6 +31,11 @@ void build_permutation(const std::int32_t* topk_idx, std::int64_t routed, std::i
                        const Permutation& permutation, const DeviceFacts& facts,
                        cudaStream_t stream);
 
+/// Warps that share one token's row of `row` units when a warp takes `segment` of them at once: one
+/// where there are many tokens, more where that leaves the device idle, but none without a segment
+/// of its own.
+[[nodiscard]] int segments_per_token(std::int64_t tokens, std::int64_t row, std::int64_t segment);
+
 /// x_perm[dst_row[t,k],:] = x[t,:], rows of `row_bytes` bytes: every row of x is read once and
 /// stored K times.
 void permute_rows(const void* x, const std::int32_t* dst_row, std::int64_t tokens,

@@ -3,6 +3,7 @@
 
 #include <cuda_runtime_api.h>
 
+#include <algorithm>
 #include <cstdint>
 
 #include "cuda/backend.h"
@@ -21,10 +22,11 @@ struct RoutedBuffers {
   std::byte* gate_up = nullptr;  // [T·K,2·I]; SwiGLU leaves act in the gate half
 };
 
-/// The layout, on Arena for the blocks and on ArenaPlan for their size.
+/// The layout, on Arena for the blocks and on ArenaPlan for their size. `scratch`: elements of
+/// permutation.block_counts, where a level needs more than build_permutation() does.
 template <class Memory>
-RoutedBuffers carve_routed_buffers(Memory& memory, const Problem& problem,
-                                   const DeviceFacts& facts) {
+RoutedBuffers carve_routed_buffers(Memory& memory, const Problem& problem, const DeviceFacts& facts,
+                                   std::int64_t scratch = 0) {
   const Shape& shape = problem.shape;
   const std::int64_t routed = shape.routed_rows();
   const auto element = static_cast<std::int64_t>(size_of(problem.dtype));
@@ -34,8 +36,8 @@ RoutedBuffers carve_routed_buffers(Memory& memory, const Problem& problem,
   b.topk_weights = memory.template take<float>(routed);
   b.permutation.expert_offsets = memory.template take<std::int32_t>(shape.experts + 1);
   b.permutation.dst_row = memory.template take<std::int32_t>(routed);
-  b.permutation.block_counts =
-      memory.template take<std::int32_t>(permutation_scratch(routed, shape.experts, facts));
+  b.permutation.block_counts = memory.template take<std::int32_t>(
+      std::max(scratch, permutation_scratch(routed, shape.experts, facts)));
   b.rows = memory.template take<std::byte>(routed * shape.hidden * element);
   b.gate_up = memory.template take<std::byte>(routed * 2 * shape.intermediate * element);
   return b;

@@ -1,6 +1,8 @@
 // Every CUDA level on awkward shapes, both types and skewed routing, against the fp64 oracle.
 #include <cstring>
+#include <filesystem>
 #include <optional>
+#include <stdexcept>
 
 #include "core/workload.h"
 #include "cuda/device_test.h"
@@ -45,6 +47,14 @@ std::vector<LevelInfo> levels_and_variants() {
 
 class CudaLevels : public CudaTest, public ::testing::WithParamInterface<std::tuple<Case, DType>> {
  protected:
+  void SetUp() override {
+    CudaTest::SetUp();
+    std::string name = (std::filesystem::temp_directory_path() / "moe-levels-XXXXXX").string();
+    if (mkdtemp(name.data()) == nullptr) throw std::runtime_error("mkdtemp " + name);
+    folder_ = name;
+  }
+  void TearDown() override { std::filesystem::remove_all(folder_); }
+
   TensorView place(const TensorView& host, std::int64_t offset = 0) {
     const std::size_t shift = static_cast<std::size_t>(offset) * size_of(host.dtype);
     buffers_.emplace_back(host.bytes() + shift);
@@ -75,6 +85,7 @@ class CudaLevels : public CudaTest, public ::testing::WithParamInterface<std::tu
     return got;
   }
 
+  std::string folder_;  // compiled kernels, so that one shape compiles once
   std::vector<DeviceBuffer> buffers_;
 };
 
@@ -94,8 +105,12 @@ TEST_P(CudaLevels, AgreeWithTheOracle) {
       SCOPED_TRACE(testing::Message() << level.name << " offset " << offset);
       std::optional<Layer> created;
       try {
-        created = Layer::create(
-            {.level = level.name, .backend = Backend::kCuda, .problem = problem}, on_device);
+        created = Layer::create({.level = level.name,
+                                 .backend = Backend::kCuda,
+                                 .problem = problem,
+                                 .tune_seconds = 0,
+                                 .tune_cache = folder_},
+                                on_device);
       } catch (const Error& error) {
         // Only the tensor-core levels may refuse, and only fp32.
         ASSERT_EQ(error.code(), ErrorCode::kUnsupported) << error.what();
@@ -155,8 +170,12 @@ TEST_F(CudaLevelTraces, NoTwoLevelsDoTheSameAndHigherOnesDoNotAllocate) {
   std::vector<std::vector<TraceEvent>> traces;
   for (const LevelInfo& level : levels_and_variants()) {
     if (!level.on_cuda) continue;
-    Layer layer = Layer::create(
-        {.level = level.name, .backend = Backend::kCuda, .problem = problem}, weights);
+    Layer layer = Layer::create({.level = level.name,
+                                 .backend = Backend::kCuda,
+                                 .problem = problem,
+                                 .tune_seconds = 0,
+                                 .tune_cache = "off"},
+                                weights);
     std::vector<TraceEvent> trace = layer.trace(x, y);
     std::uint64_t allocated = 0;
     for (const TraceEvent& event : trace) allocated += event.op == "alloc" ? event.bytes : 0;

@@ -2,6 +2,7 @@
 
 #include "core/check.h"
 #include "cuda/ops/router.h"
+#include "cuda/ops/routing.h"
 
 namespace moe::cuda {
 
@@ -40,12 +41,22 @@ void CudaLevel::router_product(const TensorView& x, std::int64_t first_token, st
                weights_.router.data, logits, tokens, stream);
 }
 
+void CudaLevel::choose(std::int64_t tokens, const Routing& out, cudaStream_t stream) {
+  const Shape& shape = problem_.shape;
+  if (out.permutation.expert_offsets == nullptr) {
+    softmax_top_k(out.logits, tokens, shape.experts, shape.top_k, out.topk_idx, out.topk_weights,
+                  stream);
+  } else {
+    route_rows(out.logits, tokens, shape.experts, shape.top_k, out.topk_idx, out.topk_weights,
+               out.permutation, device_->facts(), stream);
+  }
+}
+
 void CudaLevel::route(Context& context, const TensorView& x, std::int64_t first_token,
                       std::int64_t tokens, const Routing& out) {
   const Shape& shape = problem_.shape;
   router_product(x, first_token, tokens, out.logits, stream());
-  softmax_top_k(out.logits, tokens, shape.experts, shape.top_k, out.topk_idx, out.topk_weights,
-                stream());
+  choose(tokens, out, stream());
   context.record("route", static_cast<std::uint64_t>(tokens * shape.top_k) * 8, [&] {
     return fmt::format("tokens {}..{}, top {} of {}", first_token, first_token + tokens,
                        shape.top_k, shape.experts);

@@ -7,6 +7,7 @@
 #include "core/level.h"
 #include "cuda/backend.h"
 #include "cuda/ops/gemm_cublaslt.h"
+#include "cuda/ops/permute.h"
 
 namespace moe::cuda {
 
@@ -28,15 +29,19 @@ class CudaLevel : public Level {
   /// The part of prepare() that all levels share.
   void keep(const Problem& problem, const Weights& weights, const ExecutionOptions& execution);
 
-  /// Where the router writes. Views: the memory is the level's.
+  /// Where the router writes. Views: the memory is the level's. With expert_offsets null the rows are
+  /// not sorted by expert.
   struct Routing {
     float* logits = nullptr;           // [T,E]
     std::int32_t* topk_idx = nullptr;  // [T,K]
     float* topk_weights = nullptr;     // [T,K]
+    Permutation permutation = {};
   };
   /// logits[tokens,E] = x[first_token.., H] · router^T, queued on `stream`.
   void router_product(const TensorView& x, std::int64_t first_token, std::int64_t tokens,
                       float* logits, cudaStream_t stream);
+  /// From logits to choices and, where wanted, the permutation, queued on `stream`.
+  void choose(std::int64_t tokens, const Routing& out, cudaStream_t stream);
   /// Routes `tokens` rows of x from first_token on.
   void route(Context& context, const TensorView& x, std::int64_t first_token, std::int64_t tokens,
              const Routing& out);

@@ -162,7 +162,7 @@ __device__ __forceinline__ void route_tokens(const float* logits, std::int64_t t
                            : kExperts <= 512 ? 16
                                              : 32;
   __shared__ std::uint16_t counts[kWarps][kExperts];
-  __shared__ uint2 candidates[kWarps][kWarpSize];
+  __shared__ Candidates candidates[kWarps];
   __shared__ bool last;
   const int thread = static_cast<int>(threadIdx.x);
   const int lane = thread % kWarpSize;
@@ -174,10 +174,11 @@ __device__ __forceinline__ void route_tokens(const float* logits, std::int64_t t
   __syncwarp();
   for (int i = 0; i < kTokensPerWarp && first + i < tokens; ++i) {
     const std::int64_t token = first + i;
-    softmax_top_k_of_row<kPerLane>(
-        logits + token * kExperts, lane, kExperts, kTopK, candidates[warp],
-        CountChoice<kTopK>{out.placed + token * kTopK, out.topk_weights + token * kTopK,
-                           counts[warp]});
+    float row[kPerLane];
+    load_logits(logits + token * kExperts, lane, kExperts, row);
+    softmax_top_k_of_row(row, lane, kExperts, kTopK, candidates[warp],
+                         CountChoice<kTopK>{out.placed + token * kTopK,
+                                            out.topk_weights + token * kTopK, counts[warp]});
     __syncwarp();
   }
   __syncthreads();

@@ -16,25 +16,23 @@ __device__ __forceinline__ float logit_of(unsigned key) {
   return __uint_as_float((key & 0x80000000U) != 0 ? key ^ 0x80000000U : ~key);
 }
 
-/// Keys of the experts [lane·kPerLane, ...) of one row: a lower lane has lower indices, which makes
-/// "lowest index wins" the first lane of a ballot.
+/// The logits of the experts [lane·kPerLane, ...) of one row: a lower lane has lower indices, which
+/// makes "lowest index wins" the first lane of a ballot. Beyond the last expert: -infinity.
 template <int kPerLane>
-__device__ __forceinline__ void load_keys(const float* row, int lane, int experts,
-                                          unsigned (&keys)[kPerLane]) {
+__device__ __forceinline__ void load_logits(const float* row, int lane, int experts,
+                                            float (&logits)[kPerLane]) {
+  const float none = __uint_as_float(0xff800000U);
   if constexpr (kPerLane % 4 == 0) {
     if (experts % 4 == 0) {
 #pragma unroll
       for (int i = 0; i < kPerLane; i += 4) {
         const int expert = lane * kPerLane + i;
-        if (expert < experts) {
-          const float4 four = *reinterpret_cast<const float4*>(row + expert);
-          keys[i] = key_of(four.x);
-          keys[i + 1] = key_of(four.y);
-          keys[i + 2] = key_of(four.z);
-          keys[i + 3] = key_of(four.w);
-        } else {
-          keys[i] = keys[i + 1] = keys[i + 2] = keys[i + 3] = 0;
-        }
+        const float4 four = expert < experts ? *reinterpret_cast<const float4*>(row + expert)
+                                             : make_float4(none, none, none, none);
+        logits[i] = four.x;
+        logits[i + 1] = four.y;
+        logits[i + 2] = four.z;
+        logits[i + 3] = four.w;
       }
       return;
     }
@@ -42,7 +40,7 @@ __device__ __forceinline__ void load_keys(const float* row, int lane, int expert
 #pragma unroll
   for (int i = 0; i < kPerLane; ++i) {
     const int expert = lane * kPerLane + i;
-    keys[i] = expert < experts ? key_of(row[expert]) : 0;
+    logits[i] = expert < experts ? row[expert] : none;
   }
 }
 
@@ -52,20 +50,6 @@ struct Chosen {
   int expert = 0;
   int slot = -1;  // -1: this lane holds none
 };
-
-/// K rounds over one key per lane; a lower lane has a lower expert. K <= kWarpSize.
-__device__ __forceinline__ Chosen select_one_per_lane(unsigned key, int expert, int lane,
-                                                      int top_k) {
-  Chosen chosen{key, expert, -1};
-  for (int slot = 0; slot < top_k; ++slot) {
-    const unsigned top = __reduce_max_sync(kAllLanes, key);
-    if (lane == __ffs(__ballot_sync(kAllLanes, key == top)) - 1) {
-      chosen.slot = slot;
-      key = 0;
-    }
-  }
-  return chosen;
-}
 
 /// Slots [first, end), at most kWarpSize of them, by taking the largest key of all lanes out again
 /// and again. Slot first + l ends up in lane l.
@@ -96,76 +80,116 @@ __device__ __forceinline__ Chosen select_repeatedly(unsigned (&keys)[kPerLane], 
   return chosen;
 }
 
-/// At least K keys are no smaller than the K-th largest of the lanes' maxima, and seldom many more:
-/// when at most kWarpSize are, they are dealt out one to a lane, in order of their experts.
-/// Returns whether that succeeded.
-template <int kPerLane>
-__device__ __forceinline__ bool deal_candidates(const unsigned (&keys)[kPerLane], int lane,
-                                                int top_k, uint2* candidates, unsigned& key,
-                                                int& expert) {
-  unsigned best = keys[0];
+/// The few experts of a token that may be chosen. Shared memory of one warp.
+struct alignas(16) Candidates {
+  unsigned keys[kWarpSize + 4];  // in order of their experts, then zeros up to a multiple of 4
+  int experts[kWarpSize];
+};
+
+/// The K-th largest of the lanes' largest logits, as a key, and the largest of all. At least K
+/// logits are no smaller, and seldom many more. 0 where lanes or distinct logits are fewer than K.
+__device__ __forceinline__ unsigned find_threshold(unsigned key, int top_k, unsigned& largest) {
+  unsigned threshold = largest = __reduce_max_sync(kAllLanes, key);
+  const auto lower = [&] {
+    if (key == threshold) key = 0;  // equal ones go together: the threshold only gets lower
+    threshold = __reduce_max_sync(kAllLanes, key);
+  };
+  if (top_k == 8) {
 #pragma unroll
-  for (int i = 1; i < kPerLane; ++i) best = max(best, keys[i]);
-  unsigned threshold = 0;
-  for (int round = 0; round < top_k; ++round) {
-    threshold = __reduce_max_sync(kAllLanes, best);
-    if (best == threshold) best = 0;  // equal maxima go together: the threshold only gets lower
+    for (int round = 1; round < 8; ++round) lower();
+  } else {
+    for (int round = 1; round < top_k; ++round) lower();
   }
+  return threshold;
+}
+
+/// All K slots, K <= kWarpSize, one to a lane: the candidates are dealt out to the lanes and ranked
+/// by counting larger ones. Returns whether that was possible.
+template <int kPerLane>
+__device__ __forceinline__ bool select_by_rank(const float (&logits)[kPerLane], int lane, int top_k,
+                                               Candidates& candidates, Chosen& chosen,
+                                               unsigned& largest) {
+  constexpr unsigned kNegativeInfinity = 0x007fffffU;  // its key, which NaN has too
+  float best = logits[0];
+#pragma unroll
+  for (int i = 1; i < kPerLane; ++i) best = fmaxf(best, logits[i]);  // NaN loses
+  const unsigned threshold = find_threshold(key_of(best), top_k, largest);
+  const float bound = logit_of(threshold);
   int mine = 0;
 #pragma unroll
-  for (int i = 0; i < kPerLane; ++i) mine += keys[i] >= threshold ? 1 : 0;
+  for (int i = 0; i < kPerLane; ++i) mine += logits[i] >= bound ? 1 : 0;
   const int upto = warp_inclusive_scan(mine);
   const int total = __shfl_sync(kAllLanes, upto, kWarpSize - 1);
-  if (threshold == 0 || total > kWarpSize) return false;
+  if (threshold <= kNegativeInfinity || total > kWarpSize) return false;
   int at = upto - mine;
 #pragma unroll
   for (int i = 0; i < kPerLane; ++i) {
-    if (keys[i] >= threshold) {
-      candidates[at++] = make_uint2(keys[i], static_cast<unsigned>(lane * kPerLane + i));
+    if (logits[i] >= bound) {
+      candidates.keys[at] = key_of(logits[i]);
+      candidates.experts[at++] = lane * kPerLane + i;
     }
   }
+  if (lane < 4) candidates.keys[total + lane] = 0;
   __syncwarp();
-  const uint2 candidate = lane < total ? candidates[lane] : make_uint2(0, 0);
-  key = candidate.x;
-  expert = static_cast<int>(candidate.y);
+  const bool holds = lane < total;
+  const unsigned key = holds ? candidates.keys[lane] : 0;
+  int rank = 0;
+  for (int other = 0; other < total; other += 4) {
+    const uint4 four = *reinterpret_cast<const uint4*>(candidates.keys + other);
+    rank += four.x > key ? 1 : 0;
+    rank += four.y > key ? 1 : 0;
+    rank += four.z > key ? 1 : 0;
+    rank += four.w > key ? 1 : 0;
+  }
+  const unsigned ranks = __reduce_or_sync(kAllLanes, holds ? 1U << rank : 0);
+  if (__popc(ranks) != total) {  // equal keys: the lower expert, in the lower lane, goes first
+    for (int other = 0; other < total; ++other) {
+      rank += other < lane && candidates.keys[other] == key ? 1 : 0;
+    }
+  }
+  chosen = {key, candidates.experts[lane], holds && rank < top_k ? rank : -1};
   return true;
 }
 
-/// Experts and weights of one token. `sink` is told slot by slot, by whichever lane holds it:
+/// Experts and weights of one token, whose logits load_logits() spread over the warp. `sink` is told
+/// slot by slot, by whichever lane holds it:
 ///   sink.choose(slot, expert, weight)   once for every slot
 ///   sink.divide(slot, sum)              K > 32 only, after all: the weight is to be divided by sum
-/// candidates[kWarpSize] is shared memory of this warp. E <= kPerLane · kWarpSize.
+/// `candidates` is of this warp, which must have met since it last read them. E <= kPerLane ·
+/// kWarpSize.
 template <int kPerLane, class Sink>
-__device__ __forceinline__ void softmax_top_k_of_row(const float* logits, int lane, int experts,
-                                                     int top_k, uint2* candidates, Sink&& sink) {
-  unsigned keys[kPerLane];
-  load_keys(logits, lane, experts, keys);
-  unsigned one_key = keys[0];
-  int one_expert = lane;
-  bool one_per_lane = kPerLane == 1;
-  if constexpr (kPerLane > 1) {
-    if (top_k <= kWarpSize) {
-      one_per_lane = deal_candidates(keys, lane, top_k, candidates, one_key, one_expert);
-    }
+__device__ __forceinline__ void softmax_top_k_of_row(const float (&logits)[kPerLane], int lane,
+                                                     int experts, int top_k, Candidates& candidates,
+                                                     Sink&& sink) {
+  // Softmax over all E and renormalisation over the chosen K cancel the sum over all E: what is left
+  // is the softmax of the K chosen logits. Equal logits, infinite ones included, weigh the same;
+  // without that inf - inf would be NaN.
+  const auto weigh = [](const Chosen& chosen, float largest) {
+    if (chosen.slot < 0) return 0.0F;
+    const float logit = logit_of(chosen.key);
+    return logit == largest ? 1.0F : expf(logit - largest);
+  };
+  Chosen chosen;
+  unsigned largest = 0;
+  if (top_k <= kWarpSize && select_by_rank(logits, lane, top_k, candidates, chosen, largest)) {
+    const float weight = weigh(chosen, logit_of(largest));
+    const float sum = warp_sum(weight);
+    if (chosen.slot >= 0) sink.choose(chosen.slot, chosen.expert, weight / sum);
+    return;
   }
-  float largest = 0;
+  unsigned keys[kPerLane];
+#pragma unroll
+  for (int i = 0; i < kPerLane; ++i) {
+    keys[i] = lane * kPerLane + i < experts ? key_of(logits[i]) : 0;
+  }
   float sum = 0;
   for (int first = 0; first < top_k; first += kWarpSize) {
-    const int end = min(top_k, first + kWarpSize);
-    const Chosen chosen = one_per_lane ? select_one_per_lane(one_key, one_expert, lane, top_k)
-                                       : select_repeatedly(keys, lane, first, end);
-    // Softmax over all E and renormalisation over the chosen K cancel the sum over all E: what is
-    // left is the softmax of the K chosen logits. Equal logits, infinite ones included, weigh the
-    // same; without that inf - inf would be NaN.
-    const bool mine = chosen.slot >= 0;
-    const float logit = logit_of(chosen.key);
-    if (first == 0) {
-      largest = logit_of(__reduce_max_sync(kAllLanes, mine ? chosen.key : 0));
-    }
-    float weight = mine ? (logit == largest ? 1.0F : expf(logit - largest)) : 0.0F;
+    chosen = select_repeatedly(keys, lane, first, min(top_k, first + kWarpSize));
+    if (first == 0) largest = __reduce_max_sync(kAllLanes, chosen.key);
+    float weight = weigh(chosen, logit_of(largest));
     sum += warp_sum(weight);
     if (top_k <= kWarpSize) weight /= sum;
-    if (mine) sink.choose(chosen.slot, chosen.expert, weight);
+    if (chosen.slot >= 0) sink.choose(chosen.slot, chosen.expert, weight);
   }
   if (top_k > kWarpSize) {  // slot s was chosen by lane s % kWarpSize
     for (int slot = lane; slot < top_k; slot += kWarpSize) sink.divide(slot, sum);

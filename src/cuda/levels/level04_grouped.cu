@@ -53,7 +53,7 @@ class Grouped final : public CudaLevel {
 
   void forward(Context& context, const TensorView& x, const TensorView& y) override {
     const RoutedBuffers b = carve_routed_buffers(context.arena, problem_, device_->facts());
-    route(context, x, 0, x.dim(0), {b.logits, b.topk_idx, b.topk_weights});
+    route(context, x, 0, x.dim(0), {b.logits, b.topk_idx, b.topk_weights, b.permutation});
     permute(context, x, b);
     for_each_segment(context, "gemm_gate_up", *gate_up_, b.rows, problem_.shape.hidden,
                      packed_.as<std::byte>(), b.gate_up, 2 * problem_.shape.intermediate);
@@ -70,8 +70,6 @@ class Grouped final : public CudaLevel {
     const std::int64_t tokens = x.dim(0);
     const auto row_bytes = static_cast<std::int64_t>(element_bytes(shape.hidden));
     const auto offset_bytes = static_cast<std::size_t>(shape.experts + 1) * sizeof(std::int32_t);
-    build_permutation(b.topk_idx, tokens * shape.top_k, shape.experts, b.permutation,
-                      device_->facts(), stream());
     MOE_CUDA_CHECK(cudaMemcpyAsync(offsets_.as<void>(), b.permutation.expert_offsets, offset_bytes,
                                    cudaMemcpyDeviceToHost, stream()));
     counted_->record(stream());

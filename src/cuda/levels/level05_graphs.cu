@@ -3,7 +3,7 @@
 // Changes   nothing of a forward depends on what the host knows of the routing. The loop of library
 //           GEMMs over experts becomes one launch whose blocks find their expert and rows in
 //           expert_offsets, on the device; with that the wait of level 04 is gone, and router,
-//           top-k, sort, permute, GEMMs, SwiGLU and combine are recorded into one graph, which the
+//           routing, permute, GEMMs, SwiGLU and combine are recorded into one graph, which the
 //           host launches with one call. The routing may change between replays: the grid covers
 //           its worst case, and what a routing does not need ends at once.
 // Why       bytes and FLOPs are those of level 04:
@@ -17,7 +17,7 @@
 //           recorded when they first come, which takes the host longer than a forward.
 // Measured  docs/levels/level05_graphs.md
 //
-//   record (x, y, T' new):  router ▸ top-k ▸ sort ▸ permute ▸ gate|up ▸ swiglu ▸ down ▸ combine
+//   record (x, y, T' new):  router ▸ route ▸ permute ▸ gate|up ▸ swiglu ▸ down ▸ combine
 //   forward:                one launch ──▶ the same kernels, each started while its predecessor drains
 #include <algorithm>
 
@@ -26,7 +26,6 @@
 #include "cuda/ops/grouped_gemm_mma.h"
 #include "cuda/ops/permute.h"
 #include "cuda/ops/routed_buffers.h"
-#include "cuda/ops/router.h"
 #include "cuda/ops/swiglu.h"
 
 namespace moe::cuda {
@@ -134,8 +133,7 @@ class Graphs final : public CudaLevel {
     };
 
     router_product(x, 0, tokens, b.logits, on);
-    softmax_top_k(b.logits, tokens, shape.experts, shape.top_k, b.topk_idx, b.topk_weights, on);
-    build_permutation(b.topk_idx, rows, shape.experts, b.permutation, device_->facts(), on);
+    choose(tokens, {b.logits, b.topk_idx, b.topk_weights, b.permutation}, on);
     record("route", static_cast<std::uint64_t>(rows) * 12, [&] {
       return fmt::format("{} tokens, top {} of {}", tokens, shape.top_k, shape.experts);
     });

@@ -146,7 +146,7 @@ class Persistent final : public CudaLevel {
 
   void forward(Context& context, const TensorView& x, const TensorView& y) override {
     const Buffers b = carve(context.arena, problem_, device_->facts());
-    route(context, x, 0, x.dim(0), {b.logits, b.topk_idx, b.topk_weights});
+    route(context, x, 0, x.dim(0), {b.logits, b.topk_idx, b.topk_weights, b.permutation});
     plan_rows(context, x.dim(0), b);
     gate_up(context, align_rows(context, x, b), x.dim(0), b);
     down(context, x.dim(0), b);
@@ -174,8 +174,6 @@ class Persistent final : public CudaLevel {
   void plan_rows(Context& context, std::int64_t tokens, const Buffers& b) {
     const Shape& shape = problem_.shape;
     const int largest = gate_up_->config().largest_tile;
-    build_permutation(b.topk_idx, tokens * shape.top_k, shape.experts, b.permutation,
-                      device_->facts(), stream());
     build_row_tiles({.expert_offsets = b.permutation.expert_offsets,
                      .experts = shape.experts,
                      .dst_row = b.permutation.dst_row,

@@ -10,7 +10,7 @@
 #include "cuda/device/permute.cuh"
 #include "cuda/device/route.cuh"
 #include "cuda/nvrtc.h"
-#include "cuda/ops/router.h"
+#include "cuda/ops/routing.h"
 #include "cuda/ops/swiglu.h"
 
 namespace moe::cuda {
@@ -28,9 +28,8 @@ class Precompiled final : public LayerKernels {
   void route(const RoutedBuffers& b, std::int64_t tokens, HostReads reads,
              cudaStream_t stream) override {
     const Shape& shape = problem_.shape;
-    softmax_top_k(b.logits, tokens, shape.experts, shape.top_k, b.topk_idx, b.topk_weights, stream);
-    build_permutation(b.topk_idx, tokens * shape.top_k, shape.experts, b.permutation, facts_,
-                      stream);
+    route_rows(b.logits, tokens, shape.experts, shape.top_k, b.topk_idx, b.topk_weights,
+               b.permutation, facts_, stream);
     if (reads == HostReads::kNothing) return;
     MOE_CUDA_CHECK(cudaMemcpyAsync(offsets_.as<void>(), b.permutation.expert_offsets,
                                    offset_bytes(), cudaMemcpyDeviceToHost, stream));

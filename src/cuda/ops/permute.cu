@@ -212,7 +212,9 @@ unsigned blocks_of_warps(std::int64_t warps) {
 
 std::int64_t permutation_scratch(std::int64_t routed, std::int64_t experts,
                                  const DeviceFacts& facts) {
-  return sort_blocks(routed, facts) * experts;
+  // route_rows(): at least 8 tokens a block, counts of 8 experts at a time.
+  const std::int64_t route_blocks = std::min<std::int64_t>((routed + 7) / 8, facts.multiprocessors);
+  return std::max(sort_blocks(routed, facts) * experts, route_blocks * ((experts + 7) / 8 * 8));
 }
 
 void build_permutation(const std::int32_t* topk_idx, std::int64_t routed, std::int64_t experts,

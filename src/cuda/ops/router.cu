@@ -29,16 +29,17 @@ __global__ void __launch_bounds__(kWarpsPerBlock* kWarpSize)
     softmax_top_k_kernel(const float* __restrict__ logits, std::int64_t tokens, int experts,
                          int top_k, std::int32_t* __restrict__ topk_idx,
                          float* __restrict__ topk_weights) {
-  __shared__ uint2 candidates[kWarpsPerBlock][kWarpSize];
+  __shared__ Candidates candidates[kWarpsPerBlock];
   wait_for_previous_kernel();
   allow_next_kernel();
   const int lane = static_cast<int>(threadIdx.x) % kWarpSize;
   const int warp = static_cast<int>(threadIdx.x) / kWarpSize;
   const std::int64_t token = static_cast<std::int64_t>(blockIdx.x) * kWarpsPerBlock + warp;
   if (token >= tokens) return;
-  softmax_top_k_of_row<kPerLane>(
-      logits + token * experts, lane, experts, top_k, candidates[warp],
-      StoreChoice{topk_idx + token * top_k, topk_weights + token * top_k});
+  float row[kPerLane];
+  load_logits(logits + token * experts, lane, experts, row);
+  softmax_top_k_of_row(row, lane, experts, top_k, candidates[warp],
+                       StoreChoice{topk_idx + token * top_k, topk_weights + token * top_k});
 }
 
 }  // namespace
@@ -48,24 +49,11 @@ void softmax_top_k(const float* logits, std::int64_t tokens, std::int64_t expert
                    cudaStream_t stream) {
   MOE_INTERNAL_CHECK(experts <= kMaxExperts, "experts={} exceeds {}", experts, kMaxExperts);
   const auto blocks = static_cast<unsigned>((tokens + kWarpsPerBlock - 1) / kWarpsPerBlock);
-  const auto launch = [&](auto kernel) {
-    launch_overlapping("softmax_top_k_kernel", kernel, dim3(blocks),
+  with_registers_for(experts, [&]<int kPerLane>() {
+    launch_overlapping("softmax_top_k_kernel", softmax_top_k_kernel<kPerLane>, dim3(blocks),
                        dim3(kWarpsPerBlock * kWarpSize), 0, stream, logits, tokens,
                        static_cast<int>(experts), static_cast<int>(top_k), topk_idx, topk_weights);
-  };
-  if (experts <= 32) {
-    launch(softmax_top_k_kernel<1>);
-  } else if (experts <= 64) {
-    launch(softmax_top_k_kernel<2>);
-  } else if (experts <= 128) {
-    launch(softmax_top_k_kernel<4>);
-  } else if (experts <= 256) {
-    launch(softmax_top_k_kernel<8>);
-  } else if (experts <= 512) {
-    launch(softmax_top_k_kernel<16>);
-  } else {
-    launch(softmax_top_k_kernel<32>);
-  }
+  });
 }
 
 }  // namespace moe::cuda

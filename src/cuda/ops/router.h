@@ -10,6 +10,24 @@ namespace moe::cuda {
 /// Most experts that the routing kernels hold in one warp's registers and one block's threads.
 inline constexpr std::int64_t kMaxExperts = 1024;
 
+/// body.operator()<kPerLane>() for the logits that a lane keeps when a warp holds a row of E.
+template <class Body>
+void with_registers_for(std::int64_t experts, Body&& body) {
+  if (experts <= 32) {
+    body.template operator()<1>();
+  } else if (experts <= 64) {
+    body.template operator()<2>();
+  } else if (experts <= 128) {
+    body.template operator()<4>();
+  } else if (experts <= 256) {
+    body.template operator()<8>();
+  } else if (experts <= 512) {
+    body.template operator()<16>();
+  } else {
+    body.template operator()<32>();
+  }
+}
+
 /// Softmax over all E, top-k, renormalise, for `tokens` rows of fp32 logits[tokens,E], 16-byte
 /// aligned. topk_idx[tokens,K] in descending order of weight, lowest index first among equals;
 /// topk_weights[tokens,K] sums to 1 per token. NaN logits rank below every number. Needs E <=

@@ -75,6 +75,11 @@ class Batched final : public CudaLevel {
     const auto take = [&](const char* what, std::uint64_t bytes) {
       return allocate(context, *pool_, what, bytes);
     };
+    // NOTE: one place for the three copies in turn, taken before all else. Taken and freed
+    // three times, it left the pool with two places of that size, because smaller buffers came to lie in
+    // the first one.
+    const TransientBuffer gathered =
+        take("gathered matrices[TK,I,H]", element_bytes(rows * shape.intermediate * shape.hidden));
     const TransientBuffer logits = take("router_logits[T,E]", floats(tokens * shape.experts));
     const TransientBuffer topk_idx = take("topk_idx[T,K]", floats(rows));
     const TransientBuffer topk_weights = take("topk_weights[T,K]", floats(rows));
@@ -84,7 +89,6 @@ class Batched final : public CudaLevel {
     const auto project = [&](const char* name, const TensorView& weights, Matmul& product,
                              const void* inputs, std::int64_t batch, void* out) {
       const std::int64_t matrix = weights.dim(1) * weights.dim(2);
-      const TransientBuffer gathered = take(name, element_bytes(rows * matrix));
       gather_weights(weights, topk_idx.as<std::int32_t>(), rows, {0, weights.dim(1)}, matrix,
                      gathered.data(), stream());
       context.record("gather", element_bytes(rows * matrix), [&] { return std::string(name); });
@@ -96,14 +100,14 @@ class Batched final : public CudaLevel {
     const std::uint64_t inner = element_bytes(rows * shape.intermediate);
     const TransientBuffer gate = take("gate[TK,I]", inner);
     const TransientBuffer up = take("up[TK,I]", inner);
+    const TransientBuffer activated = take("silu[TK,I]", inner);
+    const TransientBuffer act = take("act[TK,I]", inner);
     project("gathered gate[TK,I,H]", weights_.gate, *gate_or_up_, x.data, tokens, gate.data());
     project("gathered up[TK,I,H]", weights_.up, *gate_or_up_, x.data, tokens, up.data());
 
-    const TransientBuffer activated = take("silu[TK,I]", inner);
     silu(problem_.dtype, gate.data(), rows * shape.intermediate, activated.data(), stream());
     context.record("silu", inner,
                    [&] { return fmt::format("{} elements", rows * shape.intermediate); });
-    const TransientBuffer act = take("act[TK,I]", inner);
     multiply(problem_.dtype, activated.data(), up.data(), rows * shape.intermediate, act.data(),
              stream());
     context.record("multiply", inner,

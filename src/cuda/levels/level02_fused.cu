@@ -68,6 +68,9 @@ class Fused final : public CudaLevel {
     const auto take = [&](const char* what, std::uint64_t bytes) {
       return allocate(context, *pool_, what, bytes);
     };
+    // NOTE: one place for both copies, taken first: see level 01.
+    const TransientBuffer gathered = take(
+        "gathered matrices[TK,2,I/2,H]", element_bytes(rows * gathered_rows(shape) * shape.hidden));
     const TransientBuffer logits = take("router_logits[T,E]", floats(tokens * shape.experts));
     const TransientBuffer topk_idx = take("topk_idx[T,K]", floats(rows));
     const TransientBuffer topk_weights = take("topk_weights[T,K]", floats(rows));
@@ -75,29 +78,22 @@ class Fused final : public CudaLevel {
           {logits.as<float>(), topk_idx.as<std::int32_t>(), topk_weights.as<float>()});
 
     const TransientBuffer act = take("act[TK,I]", element_bytes(rows * shape.intermediate));
+    const TransientBuffer y_rows = take("y_rows[TK,H]", element_bytes(rows * shape.hidden));
     const std::int64_t part = (shape.intermediate + kParts - 1) / kParts;
-    {
-      const TransientBuffer gathered =
-          take("gathered gate|up[TK,2,I/2,H]", element_bytes(rows * 2 * part * shape.hidden));
-      for (std::int64_t first = 0; first < shape.intermediate; first += part) {
-        gate_up_part(context, topk_idx.as<std::int32_t>(), x, rows,
-                     {first, std::min(part, shape.intermediate - first)}, gathered, act);
-      }
+    for (std::int64_t first = 0; first < shape.intermediate; first += part) {
+      gate_up_part(context, topk_idx.as<std::int32_t>(), x, rows,
+                   {first, std::min(part, shape.intermediate - first)}, gathered, act);
     }
 
-    const TransientBuffer y_rows = take("y_rows[TK,H]", element_bytes(rows * shape.hidden));
-    {
-      const std::int64_t matrix = shape.hidden * shape.intermediate;
-      const TransientBuffer gathered = take("gathered down[TK,H,I]", element_bytes(rows * matrix));
-      gather_weights(weights_.down, topk_idx.as<std::int32_t>(), rows, {0, shape.hidden}, matrix,
-                     gathered.data(), stream());
-      context.record("gather", element_bytes(rows * matrix),
-                     [] { return std::string("gathered down[TK,H,I]"); });
-      down_->run(act.data(), gathered.data(), y_rows.data(), 1, stream(), rows);
-      context.record("batched_product", element_bytes(rows * shape.hidden), [&] {
-        return fmt::format("{} x [{},{}]", rows, shape.hidden, shape.intermediate);
-      });
-    }
+    const std::int64_t matrix = shape.hidden * shape.intermediate;
+    gather_weights(weights_.down, topk_idx.as<std::int32_t>(), rows, {0, shape.hidden}, matrix,
+                   gathered.data(), stream());
+    context.record("gather", element_bytes(rows * matrix),
+                   [] { return std::string("gathered down[TK,H,I]"); });
+    down_->run(act.data(), gathered.data(), y_rows.data(), 1, stream(), rows);
+    context.record("batched_product", element_bytes(rows * shape.hidden), [&] {
+      return fmt::format("{} x [{},{}]", rows, shape.hidden, shape.intermediate);
+    });
     unpermute_rows(problem_.dtype, y_rows.data(), nullptr, topk_weights.as<float>(), tokens,
                    shape.top_k, shape.hidden, y.data, stream());
     context.record("combine", y.bytes(),

@@ -1,16 +1,18 @@
 #!/usr/bin/env bash
 # Runs on the GPU machine, from the folder that tools/cuda_pack.sh made. Logs and results go to $OUT
 # (default: here).
-#   run.sh test       every test of tests/cuda
+#   run.sh test       every test of tests/cuda, and the conformance tests on the GPU
+#   run.sh bench ...  measure_gpu.sh ...: the benches whose results are committed, their JSON to $OUT
 #   run.sh sanitize   compute-sanitizer: memcheck on the routing kernels and on a forward of each level,
 #                     racecheck on the routing kernels
 #   run.sh time ...   cuda_timings ..., its rows also in $OUT/cuda_timings.jsonl
 set -uo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")"
+cd "$(dirname "${BASH_SOURCE[0]}")" || exit
 out=${OUT:-$PWD}
 cublas=$(find /usr/local/cuda*/ /usr/lib /opt -name 'libcublasLt.so.13' -print -quit 2>/dev/null)
 [ -n "$cublas" ] || { echo "libcublasLt.so.13 not found" >&2; exit 6; }
-export LD_LIBRARY_PATH=$PWD/lib:$(dirname "$cublas"):${LD_LIBRARY_PATH:-}
+libraries=$(dirname "$cublas")
+export LD_LIBRARY_PATH=$PWD/lib:$libraries:${LD_LIBRARY_PATH:-}
 routing='CudaSoftmaxTopK.LowestIndexWinsTies:CudaSoftmaxTopK.SurvivesExtremeLogits:CudaPermute.SortsSkewedRows'
 
 sanitize() { # tool, gtest filter
@@ -22,9 +24,15 @@ sanitize() { # tool, gtest filter
 }
 
 case ${1:-} in
-  test) timeout 300 ./test_cuda --gtest_brief=1 2>&1 | tee "$out/test_cuda.log" ;;
+  test)
+    status=0
+    for test in test_cuda test_conformance_cuda; do
+      timeout 300 "./$test" --gtest_brief=1 2>&1 | tee "$out/$test.log" || status=$?
+    done
+    exit $status ;;
+  bench) shift; MOE=$PWD/moe ./measure_gpu.sh "$out" "$@" ;;
   sanitize)
     sanitize memcheck "$routing:*off_tile_bf16:*several_chunks_bf16" && sanitize racecheck "$routing" ;;
   time) shift; timeout 400 ./cuda_timings "$@" | tee "$out/cuda_timings.jsonl" ;;
-  *) sed -n '2,8s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 2 ;;
+  *) sed -n '2,9s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 2 ;;
 esac

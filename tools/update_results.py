@@ -8,10 +8,22 @@ A generated table stands between two marker lines:
     <!-- /moe:results -->
 
 Views:
-    journey FILE           every row of one result file
+    journey FILE [TOKENS]  every row of one result file, or those of one token count
     scale FILE             levels by tokens, from a file of -t moe_scale
+    gains FILE             of the same: each level's gain over the one before at 2048 and at 8192 tokens, and why
+    twins FOLDER           shapes by levels: the share of the dense twin, from the journey files of a folder
+    kernels FILE NAME      the kernels of one level, from a file of --profile kernels
     level NAME FOLDER      one level in every journey and sweep file of a folder, sorted by file name
     machine FILE           the machine and the ceilings of a file
+
+A single figure stands within a sentence:
+
+    <!-- moe:figure FILE NAME TOKENS FIELD FORM -->...<!-- /moe:figure -->
+
+with a level's NAME, TOKENS or "-" for the only count, a FIELD of its row (or "over:OTHER", the ratio of OTHER's
+median to its own; or "rate:BYTES", these bytes over the median) and a FORM: time (of a field in us), ms, percent,
+factor, bytes, tbs (of GB/s), tflops (of GFLOP/s), count or text. With "- -" for NAME and TOKENS the FIELD is one of
+the file, as in ceilings.read_gbs. What has no result file yet says so.
 
 Usage: update_results.py [--check]   (--check: change nothing, exit 1 when a table is stale)
 """
@@ -23,6 +35,8 @@ import sys
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 BLOCK = re.compile(r"(<!-- moe:results (.+?) -->\n)(.*?)(<!-- /moe:results -->)", re.DOTALL)
+FIGURE = re.compile(r"(<!-- moe:figure (.+?) -->)(.*?)(<!-- /moe:figure -->)", re.DOTALL)
+REASON = re.compile(r"\n## What scale shows\n(.+?)\n\n", re.DOTALL)
 
 
 def load(path):
@@ -76,11 +90,22 @@ def measured(row):
         needed = f", needs {bytes_text(row['bytes_needed'])}" if row["status"] == "out_of_memory" else ""
         return [f"{row['status'].replace('_', ' ')}{needed}"] + ["–"] * 6
     return [time_text(row["median_us"]), number(row["speedup_vs_first"], ".1f", "x"), gain(row),
-            percent(row["ceiling_fraction"]), bytes_text(row["peak_bytes"]), f"{row['error']:.1e}",
-            percent(row["tolerance_used"])]
+            share(row), bytes_text(row["peak_bytes"]), f"{row['error']:.1e}", percent(row["tolerance_used"])]
 
 
-MEASURED = ["median", "over naive", "over the level before", "of the ceiling", "memory", "error", "of the tolerance"]
+def has_twin(rows):
+    return any(row.get("twin_fraction") is not None for row in rows)
+
+
+def share(row):
+    """Of the dense twin where there is one, else of the ceiling."""
+    twin = row.get("twin_fraction")
+    return percent(row["ceiling_fraction"] if twin is None else twin)
+
+
+def measured_header(rows):
+    of = "of the dense twin" if has_twin(rows) else "of the ceiling"
+    return ["median", "over naive", "over the level before", of, "memory", "error", "of the tolerance"]
 
 
 def shape_text(row):
@@ -88,10 +113,39 @@ def shape_text(row):
             f"K={row['top_k']} {row['dtype']}" + ("" if row["skew"] == "uniform" else f" {row['skew']}"))
 
 
-def journey(path):
-    result = load(path)
-    rows = [[row["level"], f"`{row['name']}`"] + measured(row) for row in result["rows"]]
-    return f"{shape_text(result['rows'][0])} ([{path}](/{path}))\n\n" + table(["level", "name"] + MEASURED, rows)
+def journey(path, tokens="-"):
+    rows = [row for row in load(path)["rows"] if tokens in ("-", str(row["tokens"]))]
+    if not rows:
+        sys.exit(f"{path} has no row at tokens={tokens}")
+    lines = [[row["level"], f"`{row['name']}`"] + measured(row) for row in rows]
+    header = ["level", "name"] + measured_header(rows)
+    return f"{shape_text(rows[0])}{conditions(rows)} ([{path}](/{path}))\n\n" + table(header, lines)
+
+
+def twins(folder):
+    names = []
+    lines = []
+    for path in sorted((ROOT / folder).glob("journey_*.json")):
+        relative = path.relative_to(ROOT).as_posix()
+        rows = [row for row in load(relative)["rows"] if row["skew"] == "uniform" and row.get("twin_fraction")]
+        for tokens in sorted({row["tokens"] for row in rows}):
+            cells = {row["name"]: percent(row["twin_fraction"]) for row in rows if row["tokens"] == tokens}
+            names += [name for name in cells if name not in names]
+            first = next(row for row in rows if row["tokens"] == tokens)
+            preset = load(relative)["run"]["preset"]
+            lines.append(([f"[{preset or ''} {shape_text(first)}](/{relative})", time_text(1e3 * first["twin_ms"])], cells))
+    return table(["shape", "twin"] + [f"`{name}`" for name in names],
+                 [head + [cells.get(name, "–") for name in names] for head, cells in lines])
+
+
+def conditions(rows):
+    """What all measured rows have in common of cache and launch, where the file says it."""
+    parts = []
+    for field, word in (("cache", "caches"), ("launch", "launches")):
+        values = {row.get(field) for row in rows if row["samples"] > 0}
+        if len(values) == 1 and None not in values and rows[0]["backend"] == "cuda":
+            parts.append(f"{values.pop()} {word}")
+    return ", " + ", ".join(parts) if parts else ""
 
 
 def scale(path):
@@ -105,31 +159,110 @@ def scale(path):
     return f"{title} ([{path}](/{path}))\n\n" + table(["tokens"] + [f"`{name}`" for name in names], rows)
 
 
+def scale_reason(symbol):
+    page = ROOT / "docs" / "levels" / f"{symbol}.md"
+    found = REASON.search(page.read_text(encoding="utf-8")) if page.exists() else None
+    return " ".join(found.group(1).split()) if found else "–"
+
+
+def level_symbols():
+    text = (ROOT / "src" / "levels.def").read_text(encoding="utf-8")
+    return {name: symbol for symbol, name in re.findall(r"^MOE_LEVEL\(\s*\d+,\s*(\w+),\s*\"(\w+)\"", text, re.M)}
+
+
+def gains(path):
+    result = load(path)
+    counts = sorted({row["tokens"] for row in result["rows"]})
+    few, many = (2048, 8192) if {2048, 8192} <= set(counts) else (counts[0], counts[-1])
+    cells = {(row["tokens"], row["name"]): row for row in result["rows"]}
+
+    def cell(row):
+        if row is None or row["status"] != "ok":
+            return "–" if row is None else row["status"].replace("_", " ")
+        return gain(row) if row["previous"] is None else f"{gain(row)} over `{row['previous']}`"
+
+    symbols = level_symbols()
+    rows = [[f"`{name}`", cell(cells.get((few, name))), cell(cells.get((many, name))), scale_reason(symbols[name])]
+            for name in dict.fromkeys(row["name"] for row in result["rows"])]
+    return f"[{path}](/{path})\n\n" + table(["level", f"at T={few}", f"at T={many}", "why"], rows)
+
+
+def kernels(path, name):
+    rows = [row for row in load(path)["rows"] if row["name"] == name and row.get("kernels")]
+    text = ""
+    for row in rows:
+        profile = row["kernels"]
+        busy = percent(profile["busy_us"] / profile["span_us"] if profile["span_us"] else None)
+        text += (f"`{name}`, {shape_text(row)}: {profile['launches']:.4g} launches in {time_text(profile['span_us'])}, "
+                 f"{busy} of them busy ([{path}](/{path}))\n\n")
+        text += table(["kernel", "time", "share", "launches", "written"],
+                      [[f"`{kernel['name']}`", time_text(kernel["time_us"]), percent(kernel["share"]),
+                        f"{kernel['launches']:.4g}", bytes_text(kernel["bytes"])] for kernel in profile["by_name"]
+                       if kernel["share"] >= 0.005])
+    return text or f"no kernels of `{name}` in {path}\n"
+
+
+def figure(path, name, tokens, field, form):
+    result = load(path)
+    rows = [row for row in result["rows"] if tokens in ("-", str(row["tokens"]))]
+    row = next((row for row in rows if row["name"] == name), None)
+    if name == "-":
+        value = result
+        for part in field.split("."):
+            value = value[part]
+    elif row is None:
+        sys.exit(f"{path} has no row of {name} at tokens={tokens}")
+    elif field.startswith("rate:"):
+        value = float(field[5:]) / row["median_us"] / 1e3 if row["median_us"] else None
+    elif field.startswith("over:"):
+        other = next(other for other in rows if other["name"] == field[5:] and other["tokens"] == row["tokens"])
+        value = other["median_us"] / row["median_us"] if other["median_us"] and row["median_us"] else None
+    else:
+        value = row[field]
+    forms = {"time": time_text, "ms": lambda ms: time_text(None if ms is None else 1e3 * ms), "percent": percent,
+             "factor": lambda ratio: number(ratio, ".2f" if ratio is not None and ratio < 10 else ".0f", "x"),
+             "bytes": bytes_text, "tbs": lambda gbs: number(gbs and gbs / 1e3, ".2f", " TB/s"),
+             "tflops": lambda gflops: number(gflops and gflops / 1e3, ".0f", " TFLOP/s"),
+             "count": lambda count: number(count, ".0f"), "text": lambda text: "–" if text is None else str(text)}
+    return forms[form](value)
+
+
 def level(name, folder):
     rows = []
+    seen = []
     for path in sorted([*(ROOT / folder).glob("journey_*.json"), *(ROOT / folder).glob("sweep_*.json")]):
         relative = path.relative_to(ROOT).as_posix()
         for row in load(relative)["rows"]:
             if row["name"] == name:
                 rows.append([f"[{shape_text(row)}](/{relative})"] + measured(row))
-    return table(["shape"] + MEASURED, rows)
+                seen.append(row)
+    return table(["shape"] + measured_header(seen), rows)
 
 
 def machine(path):
     result = load(path)
-    about = {**result["machine"], **result["ceilings"]}
+    about = {**result["machine"], **(result.get("device") or {}), **result["ceilings"]}
     return table(["what", "value"], [[key, about[key]] for key in about if not isinstance(about[key], (dict, list))])
 
 
-VIEWS = {"journey": journey, "scale": scale, "level": level, "machine": machine}
+VIEWS = {"journey": journey, "twins": twins, "scale": scale, "gains": gains, "kernels": kernels, "level": level, "machine": machine}
+
+
+def missing(arguments):
+    paths = [argument for argument in arguments if argument.startswith("results/") and not (ROOT / argument).exists()]
+    return f"(not measured yet: {paths[0]})\n" if paths else ""
 
 
 def rewrite(text):
     def block(match):
         view, *arguments = match.group(2).split()
-        return match.group(1) + VIEWS[view](*arguments) + match.group(4)
+        return match.group(1) + (missing(arguments) or VIEWS[view](*arguments)) + match.group(4)
 
-    return BLOCK.sub(block, text)
+    def inline(match):
+        arguments = match.group(2).split()
+        return match.group(1) + (missing(arguments).strip() or figure(*arguments)) + match.group(4)
+
+    return FIGURE.sub(inline, BLOCK.sub(block, text))
 
 
 def main():

@@ -57,14 +57,6 @@ struct Choice {
   std::unique_ptr<Level> level;
 };
 
-/// Of the backend, if this build has it. Where it has not, choose() refuses before any use.
-std::unique_ptr<Device> make_device(const LayerOptions& options) {
-  if constexpr (MOE_HAVE_CUDA != 0) {
-    if (options.backend == Backend::kCuda) return cuda::make_device(options);
-  }
-  return cpu::make_device(options);
-}
-
 std::uint64_t memory_limit(const LayerOptions& options, const Device& device) {
   return options.workspace_limit != 0 ? options.workspace_limit : device.available_memory();
 }
@@ -106,6 +98,17 @@ Choice choose(const LayerOptions& options, const ExecutionOptions& execution) {
   fail(ErrorCode::kUnsupported, "no level can run on {}: {}", name_of(options.backend), reasons);
 }
 
+/// What was asked of the launches against what the prepared level does.
+void check_launch(const Level& level, const LevelInfo& info, Launch wanted) {
+  if (wanted == Launch::kEager && level.launch() == Launch::kGraph) {
+    fail(ErrorCode::kUnsupported, "level {} always launches a graph", info.name);
+  }
+  if (wanted != Launch::kGraph || level.launch() == Launch::kGraph) return;
+  if (const std::string reason = level.uncapturable(); !reason.empty()) {
+    fail(ErrorCode::kUnsupported, "level {} cannot be launched as a graph: {}", info.name, reason);
+  }
+}
+
 void check_tensor(const char* name, const TensorView& tensor, DType dtype,
                   std::initializer_list<std::int64_t> sizes) {
   const TensorView expected(nullptr, dtype, sizes);
@@ -121,8 +124,17 @@ std::string_view name_of(Launch launch) {
   return kNames[static_cast<std::size_t>(launch)];
 }
 
+/// Where this build has no CUDA, choose() refuses that backend before any use of the device.
+std::unique_ptr<Device> make_device(const LayerOptions& options) {
+  if constexpr (MOE_HAVE_CUDA != 0) {
+    if (options.backend == Backend::kCuda) return cuda::make_device(options);
+  }
+  return cpu::make_device(options);
+}
+
 struct Layer::State {
   const LevelInfo* info = nullptr;
+  Backend backend = Backend::kCpu;
   Problem problem;
   MemoryNeeds memory;
   std::unique_ptr<Device> device;
@@ -130,7 +142,8 @@ struct Layer::State {
   double prepare_seconds = 0;
   Arena arena;
   bool caller_synchronises = false;
-  std::vector<TraceEvent>* trace = nullptr;  // set while Layer::trace runs
+  std::vector<TraceEvent>* trace = nullptr;  // set while Layer::trace runs, as is
+  const std::function<void()>* after_step = nullptr;
 };
 
 Layer::Layer(std::unique_ptr<State> state) : state_(std::move(state)) {}
@@ -164,6 +177,7 @@ Layer Layer::create(const LayerOptions& options, const Weights& weights) {
   device->check_reachable("weights.down", weights.down);
   auto state = std::make_unique<State>();
   state->info = choice.info;
+  state->backend = options.backend;
   state->problem = problem;
   state->memory = choice.level->memory(problem, execution);
   state->device = std::move(device);
@@ -180,6 +194,7 @@ Layer Layer::create(const LayerOptions& options, const Weights& weights) {
   }
   const auto start = std::chrono::steady_clock::now();
   state->level->prepare(problem, weights, execution);
+  check_launch(*state->level, *state->info, options.launch);
   state->prepare_seconds =
       std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   state->arena =
@@ -201,21 +216,25 @@ void Layer::forward(const TensorView& x, const TensorView& y) {
             "x and y overlap ({} bytes each)", x.bytes());
   state_->device->check_reachable("x", x);
   state_->device->check_reachable("y", y);
-  Context context{.arena = state_->arena, .trace = state_->trace};
+  Context context{.arena = state_->arena, .trace = state_->trace, .after_step = state_->after_step};
   state_->level->forward(context, x, y);
   if (!state_->caller_synchronises) state_->device->synchronise();
 }
 
-std::vector<TraceEvent> Layer::trace(const TensorView& x, const TensorView& y) {
+std::vector<TraceEvent> Layer::trace(const TensorView& x, const TensorView& y,
+                                     const std::function<void()>& after_step) {
   std::vector<TraceEvent> events;
+  struct Tracing {
+    State& state;
+    ~Tracing() {
+      state.trace = nullptr;
+      state.after_step = nullptr;
+    }
+  };
+  const Tracing tracing{*state_};
   state_->trace = &events;
-  try {
-    forward(x, y);
-  } catch (...) {
-    state_->trace = nullptr;
-    throw;
-  }
-  state_->trace = nullptr;
+  state_->after_step = &after_step;
+  forward(x, y);
   return events;
 }
 
@@ -224,6 +243,9 @@ const LevelInfo& Layer::level() const {
 }
 const Problem& Layer::problem() const {
   return state_->problem;
+}
+Backend Layer::backend() const {
+  return state_->backend;
 }
 MemoryNeeds Layer::memory() const {
   return state_->memory;
@@ -245,6 +267,9 @@ std::string Layer::plan() const {
 }
 Launch Layer::launch() const {
   return state_->level->launch();
+}
+bool Layer::capturable() const {
+  return state_->caller_synchronises && state_->level->uncapturable().empty();
 }
 void Layer::release_workspace_pages() {
   state_->device->release_workspace_pages();

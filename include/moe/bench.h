@@ -23,19 +23,32 @@ enum class RowStatus : std::uint8_t { kOk, kSkipped, kOutOfMemory, kFailed, kTim
 enum class Bound : std::uint8_t { kCompute, kMemory };
 [[nodiscard]] std::string_view name_of(Bound bound);
 
-/// Rates of this machine, measured by probes that do nothing else. Medians; all threads together.
+/// What the caches hold when a timed forward begins.
+enum class Cache : std::uint8_t {
+  kHot,   ///< what a forward on another input left there
+  kCold,  ///< nothing of the layer: they were filled with other data, which is not dirty
+};
+[[nodiscard]] std::string_view name_of(Cache cache);  ///< "hot" | "cold"
+
+/// Rates of the machine that computes, measured by probes that do nothing else. Medians; on the CPU
+/// all threads together, on a GPU the library's GEMMs (fp8: e4m3, one scale per tensor).
 struct Ceilings {
-  std::string isa;  ///< instruction-set ceiling in force
-  int threads = 0;
+  std::string isa;         ///< instruction-set ceiling in force; of a GPU its architecture
+  int threads = 0;         ///< of the CPU; 0 on a GPU
   int samples = 0;         ///< probes of each kind
   double fp32_gflops = 0;  ///< fp32 multiply-adds
   /// bf16 dot products with fp32 sums; absent when the instruction set has none, and bf16 levels
   /// then have the fp32 peak as their roof.
   std::optional<double> bf16_gflops;
-  double read_gbs = 0;     ///< reading main memory, 1e9 bytes per second
+  std::optional<double> fp8_gflops;
+  double read_gbs = 0;  ///< reading main memory, 1e9 bytes per second
+  /// Copying main memory, bytes read and written together.
+  std::optional<double> copy_gbs;
   double fp32_spread = 0;  ///< interquartile range over median
   double bf16_spread = 0;
+  double fp8_spread = 0;
   double read_spread = 0;
+  double copy_spread = 0;
 };
 
 /// The least time that a problem can take under `ceilings`, and why.
@@ -47,8 +60,57 @@ struct Roof {
 [[nodiscard]] Roof roof_of(const Problem& problem, std::int64_t active_experts,
                            const Ceilings& ceilings);
 
-/// Measures the ceilings alone, `samples` times each.
-[[nodiscard]] Ceilings measure_ceilings(const std::string& isa, int threads, int samples);
+/// Measures the ceilings of options.backend alone, `samples` times each. Of the options, isa and
+/// threads matter, too. Throws kUnsupported where the backend cannot run.
+[[nodiscard]] Ceilings measure_ceilings(const LayerOptions& options, int samples);
+
+/// What a GPU's sensors say at one moment.
+struct SensorReading {
+  int sm_clock_mhz = 0;
+  double power_w = 0;
+  int temperature_c = 0;
+  std::string throttle;  ///< reasons for a lowered clock, comma-separated; "": none
+};
+
+/// What a device that computes is, where that is not the CPU.
+struct DeviceInfo {
+  std::string name;
+  std::string uuid;
+  std::string driver;   ///< newest CUDA version of the driver
+  std::string runtime;  ///< CUDA version that this build links
+  std::string compute_capability;
+  std::string library;  ///< of the GEMMs, with its version
+  int multiprocessors = 0;
+  std::uint64_t l2_bytes = 0;
+  std::uint64_t memory_bytes = 0;
+};
+/// Absent for the CPU and where the backend cannot run.
+[[nodiscard]] std::optional<DeviceInfo> describe_device(Backend backend);
+/// "" when this build and this machine have the backend; else the reason as a sentence.
+[[nodiscard]] std::string why_unusable(Backend backend);
+
+/// All launches of one kernel, copy or fill in one forward; means over the profiled forwards.
+struct KernelTime {
+  std::string name;
+  double launches = 0;
+  double microseconds = 0;      ///< of all launches together
+  double share = 0;             ///< of the microseconds of all kernels
+  std::optional<double> bytes;  ///< written, as the level's trace says; absent where it does not
+};
+
+/// What ran on a GPU during one forward.
+struct KernelProfile {
+  int forwards = 0;                 ///< that were recorded
+  std::vector<KernelTime> kernels;  ///< most time first
+  double launches = 0;
+  double span_us = 0;              ///< from the first start to the last end
+  double busy_us = 0;              ///< of it, with at least one kernel running
+  double gap_us = 0;               ///< span less busy
+  double overlap_us = 0;           ///< time of all kernels less busy
+  double largest_gap_us = 0;       ///< of any forward
+  std::string largest_gap_before;  ///< the kernel that ended it
+  std::uint64_t lost = 0;          ///< records that the recorder could not keep
+};
 
 struct BenchOptions {
   /// Names or numbers, run in ascending order; empty = every level that the backend has.
@@ -57,6 +119,12 @@ struct BenchOptions {
   LayerOptions layer;
   /// Token counts to measure one after the other with the same weights; empty = the problem's.
   std::vector<std::int64_t> tokens;
+  /// States of the caches to time in, a row each; empty = cold where the backend can empty them.
+  std::vector<Cache> caches;
+  /// Launches to measure, a row each; kGraph where a level has no graph is a skipped row.
+  std::vector<Launch> launches = {Launch::kAuto};
+  /// Whether each level's kernels are recorded too, in forwards that are not timed.
+  bool profile_kernels = false;
   std::string skew = "uniform";
   std::uint64_t seed = 0;
   int warmup = 1;       ///< untimed forwards after verification, of levels below a second
@@ -97,8 +165,21 @@ struct BenchRow {
   double roof_us = 0;
   double ceiling_fraction = 0;  ///< roof over median
   Bound bound = Bound::kCompute;
+  Cache cache = Cache::kHot;
+  Launch launch = Launch::kAuto;  ///< what was timed; without samples what was asked for
+  /// Median of the dense twin, two plain GEMMs of the same arithmetic, timed in the same rounds.
+  std::optional<double> twin_us;
+  std::optional<double> twin_fraction;  ///< twin over median
+  /// The larger of the twin and of the bytes that must move over the read rate.
+  std::optional<double> floor_us;
+  std::optional<double> floor_fraction;  ///< floor over median
+  std::optional<int> sm_clock_mhz;       ///< medians of readings right after the timed forwards
+  std::optional<double> power_w;
+  std::optional<int> temperature_c;
+  std::optional<std::string> throttle;  ///< all reasons that were read; "none"
   std::uint64_t workspace_bytes = 0;
-  /// Most resident memory that one forward added; absent where the system does not tell.
+  /// CPU: most resident memory that one forward added; absent where the system does not tell. GPU:
+  /// device memory that the level took, from before its creation to after its second forward.
   std::optional<std::uint64_t> peak_bytes;
   std::uint64_t bytes_needed = 0;  ///< predicted: workspace, transient and prepared together
   std::int64_t active_experts = 0;
@@ -107,6 +188,8 @@ struct BenchRow {
   int threads = 0;
   std::string isa;
   std::string plan;
+  std::optional<KernelProfile> kernels;  ///< with BenchOptions::profile_kernels
+  std::string kernels_reason;            ///< why they are absent although asked for
   std::string notes;
 };
 
@@ -114,6 +197,8 @@ struct BenchRow {
 struct NoiseFloor {
   std::string level;
   std::int64_t tokens = 0;
+  Cache cache = Cache::kHot;
+  Launch launch = Launch::kEager;
   /// Relative: the larger of the difference of the two medians and the half-width of its 95 %
   /// bootstrap interval.
   double relative = 0;
@@ -122,6 +207,7 @@ struct NoiseFloor {
 struct BenchResult {
   bool complete = false;  ///< false while running and after stop()
   Ceilings ceilings;      ///< over the whole run; rows use the probes of their own problem
+  std::optional<DeviceInfo> device;
   std::vector<NoiseFloor> noise;
   std::vector<BenchRow> rows;  ///< by problem, then level; only decided ones
   double seconds = 0;

@@ -93,11 +93,14 @@ class Layer {
   /// Throws kInvalidArgument when x or y do not match.
   void forward(const TensorView& x, const TensorView& y);
 
-  /// Runs one forward and returns what it did, step by step.
-  [[nodiscard]] std::vector<TraceEvent> trace(const TensorView& x, const TensorView& y);
+  /// Runs one forward and returns what it did, step by step. `after_step` is called when a step has
+  /// been recorded: what is queued between two calls belongs to the later one's step.
+  [[nodiscard]] std::vector<TraceEvent> trace(const TensorView& x, const TensorView& y,
+                                              const std::function<void()>& after_step = {});
 
   [[nodiscard]] const LevelInfo& level() const;
   [[nodiscard]] const Problem& problem() const;
+  [[nodiscard]] Backend backend() const;
   [[nodiscard]] MemoryNeeds memory() const;
   [[nodiscard]] std::uint64_t workspace_bytes() const;  ///< memory().workspace
   [[nodiscard]] double prepare_seconds() const;         ///< what create() spent in the level
@@ -105,6 +108,9 @@ class Layer {
   [[nodiscard]] int threads() const;                    ///< threads the level really uses
   [[nodiscard]] std::string plan() const;               ///< chosen tiles, partition, provenance
   [[nodiscard]] Launch launch() const;                  ///< what forward does: kEager or kGraph
+  /// Whether the caller may record forward into a graph: it queues work on LayerOptions::stream and
+  /// does nothing else.
+  [[nodiscard]] bool capturable() const;
 
   /// Hands the arena's pages back to the system; the next forward faults them in again. For
   /// measuring peak memory.

@@ -95,7 +95,7 @@ struct VerifyResult {
 /// Runs `layer` on two seeded inputs in turn, on the first again (bitwise the same y is required),
 /// on its first rows and on none, each time into a poisoned y, and compares each y with the oracle.
 /// A cached output, an unwritten row, a write before or after y, a change of x and state left over
-/// from the forward before are seen. `weights` are those the layer was created with.
+/// from the forward before are seen. `weights` are those the layer was created with, in host memory.
 [[nodiscard]] VerifyResult verify(Layer& layer, const Weights& weights,
                                   const VerifyOptions& options = {});
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <set>
 #include <utility>
 
 #include "bench/statistics.h"
@@ -9,8 +10,46 @@
 namespace moe {
 namespace {
 
+/// The dense twin of the row's problem, and what nothing can beat: the twin or the traffic.
+void derive_floor(BenchRow& row, const std::vector<double>& twin_us, const Ceilings& ceilings) {
+  if (twin_us.empty()) return;
+  row.twin_us = median(twin_us);
+  row.twin_fraction = *row.twin_us / row.median_us;
+  if (ceilings.samples == 0) return;
+  const double traffic_us =
+      minimum_bytes(row.problem, row.active_experts) / (ceilings.read_gbs * 1e3);
+  row.floor_us = std::max(*row.twin_us, traffic_us);
+  row.floor_fraction = *row.floor_us / row.median_us;
+}
+
+void derive_sensors(BenchRow& row, const std::vector<SensorReading>& readings) {
+  if (readings.empty()) return;
+  std::vector<double> clocks;
+  std::vector<double> powers;
+  std::vector<double> temperatures;
+  std::set<std::string> reasons;
+  for (const SensorReading& reading : readings) {
+    clocks.push_back(reading.sm_clock_mhz);
+    powers.push_back(reading.power_w);
+    temperatures.push_back(reading.temperature_c);
+    for (std::size_t at = 0; at < reading.throttle.size();) {
+      const std::size_t end = std::min(reading.throttle.find(", ", at), reading.throttle.size());
+      reasons.insert(reading.throttle.substr(at, end - at));
+      at = end + 2;
+    }
+  }
+  row.sm_clock_mhz = static_cast<int>(median(clocks));
+  row.power_w = median(powers);
+  row.temperature_c = static_cast<int>(median(temperatures));
+  std::string text;
+  for (const std::string& reason : reasons) text += (text.empty() ? "" : ", ") + reason;
+  row.throttle = text.empty() ? "none" : text;
+}
+
 /// Adds what follows from the samples and the ceilings.
-void derive(BenchRow& row, const std::vector<double>& microseconds, const Ceilings& ceilings) {
+void derive(BenchRow& row, const RowState& state, const std::vector<double>& twin_us,
+            const Ceilings& ceilings) {
+  const std::vector<double>& microseconds = state.microseconds;
   row.samples = static_cast<int>(microseconds.size());
   if (microseconds.empty()) return;
   row.median_us = median(microseconds);
@@ -19,11 +58,50 @@ void derive(BenchRow& row, const std::vector<double>& microseconds, const Ceilin
   row.p95_us = quantile(microseconds, 0.95);
   row.gflops = useful_flops(row.problem.shape) / (row.median_us * 1e3);
   row.tokens_per_s = static_cast<double>(row.problem.shape.tokens) / row.median_us * 1e6;
+  derive_floor(row, twin_us, ceilings);
+  derive_sensors(row, state.readings);
   if (ceilings.samples == 0) return;
   const Roof roof = roof_of(row.problem, row.active_experts, ceilings);
   row.roof_us = roof.microseconds;
   row.bound = roof.bound;
   row.ceiling_fraction = roof.microseconds / row.median_us;
+}
+
+/// One row of a level for each combination of cache and launch that was asked for.
+struct Measured {
+  const RowState* state = nullptr;
+  Launch asked = Launch::kAuto;
+};
+
+/// The row to compare `row` with: of the highest level below it (of a variant: of its own level) in
+/// the same state of the caches, and of those the one that was asked for the same launches, if there
+/// is one. Never that of a variant.
+const RowState* row_before(const std::vector<Measured>& measured, const BenchRow& row,
+                           Launch asked) {
+  const Measured* best = nullptr;
+  for (const Measured& candidate : measured) {
+    const BenchRow& other = candidate.state->row;
+    const int highest = row.level.variant ? row.level.number : row.level.number - 1;
+    if (other.cache != row.cache || other.level.number > highest || other.level.variant) continue;
+    const bool higher = best == nullptr || other.level.number > best->state->row.level.number;
+    const bool same_launch = candidate.asked == asked || best == nullptr || best->asked != asked;
+    if (higher || (other.level.number == best->state->row.level.number && same_launch)) {
+      best = &candidate;
+    }
+  }
+  return best == nullptr ? nullptr : best->state;
+}
+
+/// The row of level 0 in the same state of the caches; the row itself when it is one.
+const RowState* first_row(const std::vector<Measured>& measured, const RowState& own) {
+  if (own.row.level.number == 0 && !own.row.level.variant) return &own;
+  for (const Measured& candidate : measured) {
+    const BenchRow& other = candidate.state->row;
+    if (other.level.number == 0 && !other.level.variant && other.cache == own.row.cache) {
+      return candidate.state;
+    }
+  }
+  return nullptr;
 }
 
 }  // namespace
@@ -40,30 +118,33 @@ std::string_view name_of(Bound bound) {
 
 void append_rows(const Point& point, const Ceilings& ceilings, BenchResult& result) {
   double noise = 0;
-  if (!point.same_first.empty() && !point.same_second.empty()) {
-    noise = noise_floor(median_ratio(point.same_first, point.same_second));
-    result.noise.push_back({point.same_level, point.problem.shape.tokens, noise});
+  if (!point.same.first.empty() && !point.same.second.empty()) {
+    noise = noise_floor(median_ratio(point.same.first, point.same.second));
+    result.noise.push_back(point.same.of);
+    result.noise.back().relative = noise;
   }
-  const LevelState* previous = nullptr;
-  const LevelState* first = nullptr;
-  for (const LevelState& state : point.levels) {
-    if (!state.decided) continue;
-    BenchRow row = state.row;
-    row.active_experts = point.active_experts;
-    row.max_over_mean = point.max_over_mean;
-    derive(row, state.microseconds, ceilings);
-    if (row.status == RowStatus::kOk) {
-      if (row.level.number == 0) first = &state;
-      if (first != nullptr) row.speedup_vs_first = median(first->microseconds) / row.median_us;
-      if (previous != nullptr) {
-        const MedianRatio gain = median_ratio(previous->microseconds, state.microseconds);
-        row.gain_vs_previous = gain.ratio;
-        row.distinguishable = distinguishable(gain, noise);
-        row.previous = previous->row.level.name;
+  std::vector<Measured> measured;
+  for (const LevelState& level : point.levels) {
+    for (const RowState& state : level.rows) {
+      if (!state.decided) continue;
+      BenchRow row = state.row;
+      row.active_experts = point.active_experts;
+      row.max_over_mean = point.max_over_mean;
+      derive(row, state, point.twin_us[static_cast<std::size_t>(row.cache)], ceilings);
+      if (row.status == RowStatus::kOk) {
+        if (const RowState* first = first_row(measured, state)) {
+          row.speedup_vs_first = median(first->microseconds) / row.median_us;
+        }
+        if (const RowState* previous = row_before(measured, row, level.options.launch)) {
+          const MedianRatio gain = median_ratio(previous->microseconds, state.microseconds);
+          row.gain_vs_previous = gain.ratio;
+          row.distinguishable = distinguishable(gain, noise);
+          row.previous = previous->row.level.name;
+        }
+        measured.push_back({&state, level.options.launch});
       }
-      previous = &state;
+      result.rows.push_back(std::move(row));
     }
-    result.rows.push_back(std::move(row));
   }
 }
 

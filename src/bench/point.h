@@ -1,22 +1,36 @@
 // What is known of one problem of a run while it is measured, and the rows that follow from it.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <string>
 #include <vector>
 
-#include "bench/probes.h"
+#include "core/instrument.h"
 #include "moe/bench.h"
 
 namespace moe {
 
-/// One level on one problem.
-struct LevelState {
+/// One row and what it is made of.
+struct RowState {
   BenchRow row;
-  LayerOptions options;
   bool decided = false;  // result() shows it
-  double spent_seconds = 0;
   std::vector<double> microseconds;
+  std::vector<SensorReading> readings;
+};
+
+/// One level with one kind of launch on one problem: one layer, and a row per state of the caches.
+struct LevelState {
+  LayerOptions options;
+  std::vector<RowState> rows;
+  double spent_seconds = 0;
+  [[nodiscard]] const std::string& name() const { return rows.front().row.level.name; }
+};
+
+/// Two series of one row: A/A.
+struct SameSeries {
+  NoiseFloor of;  // all but `relative`, which follows from the samples
+  std::vector<double> first, second;
 };
 
 /// One problem and its levels.
@@ -24,8 +38,8 @@ struct Point {
   Problem problem;
   std::vector<LevelState> levels;
   ProbeSamples probes;
-  std::vector<double> same_first, same_second;  // A/A: two series of one level
-  std::string same_level;
+  std::array<std::vector<double>, 2> twin_us;  // of the dense twin, by Cache
+  SameSeries same;
   std::int64_t active_experts = 0;
   double max_over_mean = 0;
 };

@@ -7,7 +7,6 @@
 #include <chrono>
 #include <cstring>
 
-#include "bench/statistics.h"
 #include "core/threads.h"
 
 namespace moe {
@@ -34,10 +33,6 @@ std::size_t read_buffer_bytes() {
   return round_up(std::max(kReadChunk, std::min(wanted, affordable)), kReadChunk);
 }
 
-double relative_spread(const std::vector<double>& samples) {
-  return samples.empty() ? 0 : interquartile_range(samples) / median(samples);
-}
-
 }  // namespace
 
 const ProbeKernels& probe_kernels_for(Isa ceiling) {
@@ -54,12 +49,6 @@ const ProbeKernels& probe_kernels_for(Isa ceiling) {
       break;
   }
   return kProbeBaseline;
-}
-
-void ProbeSamples::append(const ProbeSamples& other) {
-  fp32.insert(fp32.end(), other.fp32.begin(), other.fp32.end());
-  bf16.insert(bf16.end(), other.bf16.begin(), other.bf16.end());
-  read.insert(read.end(), other.read.begin(), other.read.end());
 }
 
 Probes::Probes(const std::string& isa, int threads)
@@ -126,39 +115,8 @@ void Probes::sample(ProbeSamples& samples) {
   samples.read.push_back(read_rate());
 }
 
-Ceilings Probes::summary(const ProbeSamples& samples) const {
-  Ceilings ceilings;
-  ceilings.isa = name_of(isa_);
-  ceilings.threads = threads_;
-  ceilings.samples = static_cast<int>(samples.read.size());
-  if (samples.read.empty()) return ceilings;
-  ceilings.fp32_gflops = median(samples.fp32);
-  ceilings.fp32_spread = relative_spread(samples.fp32);
-  if (!samples.bf16.empty()) {
-    ceilings.bf16_gflops = median(samples.bf16);
-    ceilings.bf16_spread = relative_spread(samples.bf16);
-  }
-  ceilings.read_gbs = median(samples.read);
-  ceilings.read_spread = relative_spread(samples.read);
-  return ceilings;
-}
-
-Ceilings measure_ceilings(const std::string& isa, int threads, int samples) {
-  MOE_CHECK(samples >= 1, "samples={} must be at least 1", samples);
-  MOE_CHECK(threads >= 0, "threads={} must not be negative", threads);
-  Probes probes(isa, threads == 0 ? usable_threads() : threads);
-  ProbeSamples taken;
-  for (int i = 0; i < samples; ++i) probes.sample(taken);
-  return probes.summary(taken);
-}
-
-Roof roof_of(const Problem& problem, std::int64_t active_experts, const Ceilings& ceilings) {
-  const double peak = problem.dtype == DType::kBF16
-                          ? ceilings.bf16_gflops.value_or(ceilings.fp32_gflops)
-                          : ceilings.fp32_gflops;
-  const double compute = useful_flops(problem.shape) / (peak * 1e3);  // GFLOP/s = 1e3 FLOP/us
-  const double memory = minimum_bytes(problem, active_experts) / (ceilings.read_gbs * 1e3);
-  return compute >= memory ? Roof{compute, Bound::kCompute} : Roof{memory, Bound::kMemory};
+std::string Probes::isa() const {
+  return std::string(name_of(isa_));
 }
 
 }  // namespace moe

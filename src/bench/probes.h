@@ -1,30 +1,23 @@
-// Probes of the machine's ceilings, made to be interleaved with timed forwards.
+// Probes of the processor's ceilings, made to be interleaved with timed forwards.
 #pragma once
 
 #include <string>
 #include <vector>
 
 #include "bench/probe_kernels.h"
+#include "core/instrument.h"
 #include "core/memory.h"
 #include "moe/bench.h"
 
 namespace moe {
 
-/// Samples of each kind, in GFLOP/s and GB/s.
-struct ProbeSamples {
-  std::vector<double> fp32;
-  std::vector<double> bf16;
-  std::vector<double> read;
-  void append(const ProbeSamples& other);
-};
-
-class Probes {
+class Probes final : public CeilingProbes {
  public:
   /// `isa` as in LayerOptions; threads > 0. Allocates the buffer of the read probe.
   Probes(const std::string& isa, int threads);
-  /// One sample of each kind, a few milliseconds each.
-  void sample(ProbeSamples& samples);
-  [[nodiscard]] Ceilings summary(const ProbeSamples& samples) const;
+  void sample(ProbeSamples& samples) override;
+  [[nodiscard]] std::string isa() const override;
+  [[nodiscard]] int threads() const override { return threads_; }
 
  private:
   [[nodiscard]] double compute_rate(float (*kernel)(std::int64_t), double flops,
@@ -38,5 +31,8 @@ class Probes {
   std::int64_t fp32_iterations_ = 0;
   std::int64_t bf16_iterations_ = 0;
 };
+
+/// Medians and spreads of what probes of `isa` and `threads` took.
+[[nodiscard]] Ceilings summary(const ProbeSamples& samples, const std::string& isa, int threads);
 
 }  // namespace moe

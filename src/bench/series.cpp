@@ -1,13 +1,12 @@
 #include "bench/series.h"
 
 #include <algorithm>
-#include <chrono>
 #include <cstring>
 #include <limits>
 #include <utility>
 
 #include "core/check.h"
-#include "core/rng.h"
+#include "core/fingerprint.h"
 
 namespace moe {
 namespace {
@@ -19,15 +18,22 @@ constexpr double kPrimeBelowSeconds = 0.05;
 }  // namespace
 
 BenchInputs::BenchInputs(const Problem& problem, const Weights& weights, std::uint64_t seed,
-                         const Skew& skew)
+                         const Skew& skew, Instrument& instrument)
     : problem_(problem),
-      x_(problem.dtype, {problem.shape.tokens, problem.shape.hidden}),
-      y_(problem.dtype, {problem.shape.tokens, problem.shape.hidden}) {
+      instrument_(&instrument),
+      x_(instrument.device(), problem.dtype, {problem.shape.tokens, problem.shape.hidden}),
+      y_(instrument.device(), problem.dtype, {problem.shape.tokens, problem.shape.hidden}) {
+  Device& device = instrument.device();
   for (int i = 0; i < kInputs; ++i) {
     const auto variant = static_cast<std::uint64_t>(i);
-    inputs_.push_back(make_input(problem, seed, variant, skew));
-    oracles_.emplace_back(problem, weights, inputs_.back().view(),
+    const Tensor input = make_input(problem, seed, variant, skew);
+    oracles_.emplace_back(problem, weights, input.view(),
                           OracleOptions{.sample_seed = seed + variant});
+    inputs_.push_back(DeviceTensor::of(device, input.view()));
+    if (device.on_host()) host_inputs_.push_back(input);
+  }
+  if (!device.on_host()) {
+    host_y_ = Tensor(problem.dtype, {problem.shape.tokens, problem.shape.hidden});
   }
 }
 
@@ -39,34 +45,53 @@ std::uint64_t BenchInputs::predict_bytes(const Problem& problem) {
   return (kInputs + 2) * elements * size_of(problem.dtype) + kInputs * oracle;
 }
 
-void BenchInputs::load(int index) const {
-  const TensorView& from = inputs_[static_cast<std::size_t>(index)].view();
-  std::memcpy(x_.view().data, from.data, from.bytes());
-  poison(y_.view());
+std::uint64_t BenchInputs::predict_device_bytes(const Problem& problem) {
+  return (kInputs + 2) * static_cast<std::uint64_t>(problem.shape.tokens) *
+         static_cast<std::uint64_t>(problem.shape.hidden) * size_of(problem.dtype);
 }
 
-TimedSeries::TimedSeries(std::string name, Forward forward, const BenchInputs& inputs)
-    : name_(std::move(name)), forward_(std::move(forward)), inputs_(&inputs) {}
+void BenchInputs::load(int index) const {
+  instrument_->copy(x_.view(), inputs_[static_cast<std::size_t>(index)].view());
+  instrument_->poison(y_.view());
+}
+
+const TensorView& BenchInputs::y_on_host() const {
+  if (instrument_->device().on_host()) return y_.view();
+  instrument_->device().copy_to_host(host_y_.view().data, y_.view().data, y_.view().bytes());
+  return host_y_.view();
+}
+
+TimedSeries::TimedSeries(std::string name, Forward forward, const BenchInputs& inputs,
+                         Timing timing)
+    : name_(std::move(name)), forward_(std::move(forward)), inputs_(&inputs), timing_(timing) {}
+
+TimedSeries TimedSeries::restarted(Timing timing) const {
+  TimedSeries series = *this;
+  series.timing_ = timing;
+  series.microseconds_.clear();
+  series.readings_.clear();
+  series.next_input_ = 0;
+  return series;
+}
 
 double TimedSeries::run_forward(int input) {
   inputs_->load(input);
-  const auto start = std::chrono::steady_clock::now();
-  forward_(inputs_->x(), inputs_->y());
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  return inputs_->instrument().seconds([this] { forward_(inputs_->x(), inputs_->y()); }, timing_);
 }
 
 bool TimedSeries::check(int input, const std::string& when) {
   // First of all, before a forward that returned early can catch up.
-  const std::uint64_t written = fingerprint(inputs_->y());
+  Instrument& instrument = inputs_->instrument();
+  const std::uint64_t written = instrument.fingerprint(inputs_->y());
   const auto known = static_cast<std::size_t>(input);
   if (known < verified_.size() && verified_[known] == written) return true;
   // Another bit pattern may still be a right answer: not every way of summing is repeatable.
-  const Comparison comparison = inputs_->oracle(input).compare(inputs_->y());
+  const Comparison comparison = inputs_->oracle(input).compare(inputs_->y_on_host());
   if (!comparison.passed || !(comparison.tolerance_used <= worst_.tolerance_used)) {
     worst_ = comparison;
   }
   // What was compared must be what was fingerprinted; else somebody still writes to y.
-  const bool settled = fingerprint(inputs_->y()) == written;
+  const bool settled = instrument.fingerprint(inputs_->y()) == written;
   if (comparison.passed && settled) return true;
   failure_ = fmt::format("{}, input {}: {}", when, input,
                          settled ? comparison.describe() : "y changed after forward returned");
@@ -82,7 +107,7 @@ bool TimedSeries::verify(const std::function<void()>& before_second,
     const bool right = check(input, "verification");
     if (input == 1 && after_second) after_second();
     if (!right) return false;
-    verified_.push_back(fingerprint(inputs_->y()));
+    verified_.push_back(inputs_->instrument().fingerprint(inputs_->y()));
     expected_seconds_ = std::min(expected_seconds_, seconds);
   }
   return true;
@@ -97,8 +122,10 @@ bool TimedSeries::sample() {
   next_input_ = (next_input_ + 1) % BenchInputs::kInputs;
   if (expected_seconds_ < kPrimeBelowSeconds) run_forward(next_input_);
   const double seconds = run_forward(input);
+  const std::optional<SensorReading> reading = inputs_->instrument().sense();
   if (!check(input, fmt::format("timed forward {}", microseconds_.size() + 1))) return false;
   microseconds_.push_back(seconds * 1e6);
+  if (reading) readings_.push_back(*reading);
   return true;
 }
 
@@ -115,21 +142,19 @@ bool takes_part(int round, int rounds, int wanted) {
 std::uint64_t fingerprint(const TensorView& tensor) {
   const auto* bytes = static_cast<const unsigned char*>(tensor.data);
   const std::size_t size = tensor.bytes();
-  // Four independent chains of multiply and rotate; the finaliser mixes them with their number.
-  std::uint64_t lanes[4] = {1, 2, 3, 4};
-  std::size_t at = 0;
-  for (; at + 32 <= size; at += 32) {
-    std::uint64_t words[4];
-    std::memcpy(words, bytes + at, sizeof(words));
-    for (int lane = 0; lane < 4; ++lane) {
-      const std::uint64_t mixed = (lanes[lane] ^ words[lane]) * 0x9e3779b97f4a7c15ULL;
-      lanes[lane] = (mixed << 29) | (mixed >> 35);
-    }
+  const std::size_t words = size / sizeof(std::uint64_t);
+  std::uint64_t sum = fingerprint_of_length(size);
+  std::uint64_t word = 0;
+  for (std::size_t i = 0; i < words; ++i) {
+    std::memcpy(&word, bytes + i * sizeof(word), sizeof(word));
+    sum += fingerprint_term(word, i);
   }
-  for (; at < size; ++at) lanes[0] = (lanes[0] ^ bytes[at]) * 0x9e3779b97f4a7c15ULL + 1;
-  std::uint64_t mixed = size;
-  for (const std::uint64_t lane : lanes) mixed = random_bits(mixed, lane, 0);
-  return mixed;
+  if (const std::size_t rest = size % sizeof(word); rest > 0) {
+    word = 0;
+    std::memcpy(&word, bytes + words * sizeof(word), rest);
+    sum += fingerprint_term(word, words);
+  }
+  return sum;
 }
 
 }  // namespace moe

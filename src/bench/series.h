@@ -7,27 +7,38 @@
 #include <string>
 #include <vector>
 
+#include "core/device_tensor.h"
+#include "core/instrument.h"
 #include "core/workload.h"
 #include "moe/verify.h"
 
 namespace moe {
 
+/// Computes y, or queues that where the instrument waits for it.
 using Forward = std::function<void(const TensorView& x, const TensorView& y)>;
 
 /// Distinct inputs of one problem, their answers, and the one x and the one y that every forward
-/// gets: a forward that recognises its arguments by address sees the same ones each time.
+/// gets: a forward that recognises its arguments by address sees the same ones each time. Inputs, x
+/// and y lie in the memory of the instrument's device.
 class BenchInputs {
  public:
   static constexpr int kInputs = 3;
 
-  BenchInputs(const Problem& problem, const Weights& weights, std::uint64_t seed, const Skew& skew);
-  /// Bytes that an object for `problem` holds, oracles included.
+  /// `weights` are host memory. The instrument outlives this.
+  BenchInputs(const Problem& problem, const Weights& weights, std::uint64_t seed, const Skew& skew,
+              Instrument& instrument);
+  /// Bytes that an object for `problem` holds on the host, oracles included, and on a device apart
+  /// from it.
   [[nodiscard]] static std::uint64_t predict_bytes(const Problem& problem);
+  [[nodiscard]] static std::uint64_t predict_device_bytes(const Problem& problem);
 
   /// Copies input `index` to x and poisons y.
   void load(int index) const;
   [[nodiscard]] const TensorView& x() const { return x_.view(); }
   [[nodiscard]] const TensorView& y() const { return y_.view(); }
+  /// y as it is now, in host memory, until the next call.
+  [[nodiscard]] const TensorView& y_on_host() const;
+  [[nodiscard]] Instrument& instrument() const { return *instrument_; }
   [[nodiscard]] const Oracle& oracle(int index) const {
     return oracles_[static_cast<std::size_t>(index)];
   }
@@ -35,15 +46,20 @@ class BenchInputs {
 
  private:
   Problem problem_;
-  std::vector<Tensor> inputs_;
+  Instrument* instrument_;
+  std::vector<Tensor> host_inputs_;  // only where the device computes in the host's memory
+  std::vector<DeviceTensor> inputs_;
   std::vector<Oracle> oracles_;
-  Tensor x_;
-  Tensor y_;
+  DeviceTensor x_;
+  DeviceTensor y_;
+  Tensor host_y_;  // staging
 };
 
 class TimedSeries {
  public:
-  TimedSeries(std::string name, Forward forward, const BenchInputs& inputs);
+  TimedSeries(std::string name, Forward forward, const BenchInputs& inputs, Timing timing = {});
+  /// A series of the same forward and the same verified outputs, without samples.
+  [[nodiscard]] TimedSeries restarted(Timing timing) const;
 
   /// One untimed forward per input, compared with the oracle. `before_second` runs before the
   /// second one, `after_second` after it, to measure memory: by then what is allocated once is.
@@ -58,6 +74,9 @@ class TimedSeries {
 
   [[nodiscard]] const std::string& name() const { return name_; }
   [[nodiscard]] const std::vector<double>& microseconds() const { return microseconds_; }
+  /// What the sensors said right after each sample, where there are any.
+  [[nodiscard]] const std::vector<SensorReading>& readings() const { return readings_; }
+  [[nodiscard]] const Timing& timing() const { return timing_; }
   /// Of the verification's fastest forward: what one more will about take.
   [[nodiscard]] double expected_seconds() const { return expected_seconds_; }
   /// Of all oracle comparisons so far, the one that used most of its tolerance.
@@ -71,8 +90,10 @@ class TimedSeries {
   std::string name_;
   Forward forward_;
   const BenchInputs* inputs_;
+  Timing timing_;
   std::vector<std::uint64_t> verified_;  // fingerprint of the y that passed, per input
   std::vector<double> microseconds_;
+  std::vector<SensorReading> readings_;
   double expected_seconds_ = 0;
   Comparison worst_;
   std::string failure_;
@@ -88,7 +109,7 @@ inline constexpr int kMostSamples = 60;
 /// spread evenly.
 [[nodiscard]] bool takes_part(int round, int rounds, int wanted);
 
-/// 64 bits that change when any byte does.
+/// core/fingerprint.h of a host tensor: 64 bits that change when any byte does.
 [[nodiscard]] std::uint64_t fingerprint(const TensorView& tensor);
 
 }  // namespace moe

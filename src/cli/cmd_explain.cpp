@@ -8,6 +8,7 @@
 #include "cli/output.h"
 #include "cli/parse.h"
 #include "core/check.h"
+#include "core/device_tensor.h"
 #include "core/workload.h"
 
 namespace moe::cli {
@@ -37,7 +38,9 @@ std::string plan_of(const ExplainOptions& options) {
   (void)Layer::predict(layer_options);  // says why it cannot run before weights are made
   const OwnedWeights weights =
       make_weights(layer_options.problem, workload.seed, Skew::parse(workload.skew));
-  const Layer layer = Layer::create(layer_options, weights.view());
+  const std::unique_ptr<Device> device = make_device(layer_options);
+  const DeviceWeights placed = DeviceWeights::of(*device, weights.view());
+  const Layer layer = Layer::create(layer_options, placed.view());
   const std::string plan = layer.plan();
   return fmt::format("plan of {} for {} {} on {}, {} threads ({:.0f} ms to prepare)\n{}\n",
                      layer.level().name, name_of(layer_options.problem.dtype),

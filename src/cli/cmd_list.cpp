@@ -1,12 +1,15 @@
 // moe bench list-targets
+#include <map>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <set>
 
 #include "cli/commands.h"
 #include "cli/options.h"
 #include "cli/output.h"
 #include "core/check.h"
 #include "core/level.h"
+#include "moe/error.h"
 
 namespace moe::cli {
 namespace {
@@ -20,8 +23,26 @@ std::vector<std::string> backends_of(const LevelInfo& level) {
   return names;
 }
 
+/// Why a level of this build cannot run on a backend of this machine; "" when it can. Asked for the
+/// smallest problem, so that only the machine matters.
+std::string reason_against(const LevelInfo& level, Backend backend) {
+  LayerOptions options;
+  options.level = level.name;
+  options.backend = backend;
+  options.problem = {
+      .shape = {.tokens = 1, .hidden = 64, .intermediate = 64, .experts = 2, .top_k = 1},
+      .dtype = DType::kBF16};
+  try {
+    static_cast<void>(Layer::predict(options));
+  } catch (const Error& error) {
+    return error.what();
+  }
+  return {};
+}
+
 int list(bool json) {
   std::string text;
+  std::map<std::string, std::set<std::string>> reasons;  // "backend: reason" -> levels
   nlohmann::ordered_json array = nlohmann::ordered_json::array();
   for (const char* suite : {kJourney, kScale}) {
     std::vector<LevelInfo> all = list_levels();
@@ -29,10 +50,16 @@ int list(bool json) {
     for (const LevelInfo& level : all) {
       const std::string target = fmt::format("{}:{}", suite, level.name);
       std::string backends;
+      nlohmann::ordered_json cannot_run = nlohmann::ordered_json::object();
       for (const std::string& name : backends_of(level)) {
+        const std::string reason = reason_against(level, parse_backend(name));
         backends += (backends.empty() ? "" : ",") + name;
+        if (reason.empty()) continue;
+        backends += "*";
+        cannot_run[name] = reason;
+        reasons[name + ": " + reason].insert(level.name);
       }
-      text += fmt::format("{:<26} {} {}  {:<9} {}\n", target, level.variant ? "of   " : "level",
+      text += fmt::format("{:<26} {} {}  {:<10} {}\n", target, level.variant ? "of   " : "level",
                           level.number, backends, level.technique);
       array.push_back({{"target", target},
                        {"suite", suite},
@@ -41,8 +68,14 @@ int list(bool json) {
                        {"variant", level.variant},
                        {"technique", level.technique},
                        {"builds_on", level.builds_on},
-                       {"backends", backends_of(level)}});
+                       {"backends", backends_of(level)},
+                       {"cannot_run", cannot_run}});
     }
+  }
+  for (const auto& [reason, levels] : reasons) {
+    text += fmt::format(
+        "* {} cannot run on {}\n",
+        levels.size() == 1 ? *levels.begin() : fmt::format("{} levels", levels.size()), reason);
   }
   write_stdout(json ? array.dump(2) + "\n" : text);
   return 0;

@@ -21,42 +21,62 @@ struct RooflineOptions {
   bool json = false;
 };
 
+std::string rate_line(const char* what, double value, const char* unit, double spread) {
+  return fmt::format("  {:<17} {:10.1f} {:<8} IQR {:.1f} %\n", what, value, unit, 100 * spread);
+}
+
+std::string ceilings_text(const Ceilings& ceilings, Backend backend) {
+  const bool gpu = backend == Backend::kCuda;
+  std::string text = ceilings.isa;
+  if (const std::optional<DeviceInfo> device = describe_device(backend)) {
+    text = device->name + ", " + text;
+  } else {
+    text += fmt::format(", {} threads", ceilings.threads);
+  }
+  text += fmt::format(", {} samples, medians\n", ceilings.samples);
+  text += rate_line(gpu ? "fp32 GEMM" : "fp32 multiply-add", ceilings.fp32_gflops, "GFLOP/s",
+                    ceilings.fp32_spread);
+  if (ceilings.bf16_gflops) {
+    text += rate_line(gpu ? "bf16 GEMM" : "bf16 dot product", *ceilings.bf16_gflops, "GFLOP/s",
+                      ceilings.bf16_spread);
+  } else {
+    text += "  bf16 dot product  none in this instruction set; the fp32 peak counts\n";
+  }
+  if (ceilings.fp8_gflops) {
+    text += rate_line("fp8 (e4m3) GEMM", *ceilings.fp8_gflops, "GFLOP/s", ceilings.fp8_spread);
+  }
+  text += rate_line("memory read", ceilings.read_gbs, "GB/s", ceilings.read_spread);
+  if (ceilings.copy_gbs) {
+    text += rate_line("memory copy", *ceilings.copy_gbs, "GB/s", ceilings.copy_spread);
+  }
+  return text + "\n";
+}
+
 int roofline(const RooflineOptions& options) {
   const Workload workload = resolve(options.workload);
   const LayerOptions& layer = workload.layer;
-  if (layer.backend != Backend::kCpu) {
-    fail(ErrorCode::kUnsupported, "roofline has no probes for {}", name_of(layer.backend));
-  }
   const auto samples =
       static_cast<int>(parse_integer("--samples", options.samples, 1, kMostSamples));
-  const Ceilings ceilings = measure_ceilings(layer.isa, layer.threads, samples);
+  const Ceilings ceilings = measure_ceilings(layer, samples);
 
-  nlohmann::ordered_json json = {
-      {"isa", ceilings.isa},
-      {"threads", ceilings.threads},
-      {"samples", ceilings.samples},
-      {"fp32_gflops", ceilings.fp32_gflops},
-      {"fp32_spread", ceilings.fp32_spread},
-      {"bf16_gflops", ceilings.bf16_gflops ? nlohmann::ordered_json(*ceilings.bf16_gflops)
-                                           : nlohmann::ordered_json(nullptr)},
-      {"read_gbs", ceilings.read_gbs},
-      {"read_spread", ceilings.read_spread},
-      {"roofs", nlohmann::ordered_json::array()}};
-  const auto spread = [](double value) { return fmt::format("IQR {:.1f} %", 100 * value); };
-  std::string text = fmt::format(
-      "{}, {} threads, {} samples, medians\n"
-      "  fp32 multiply-add  {:8.1f} GFLOP/s  {}\n",
-      ceilings.isa, ceilings.threads, ceilings.samples, ceilings.fp32_gflops,
-      spread(ceilings.fp32_spread));
-  if (ceilings.bf16_gflops) {
-    text += fmt::format("  bf16 dot product   {:8.1f} GFLOP/s  {}\n", *ceilings.bf16_gflops,
-                        spread(ceilings.bf16_spread));
-  } else {
-    text += "  bf16 dot product   none in this instruction set; the fp32 peak counts\n";
-  }
-  text += fmt::format("  memory read        {:8.1f} GB/s     {}\n\n", ceilings.read_gbs,
-                      spread(ceilings.read_spread));
-
+  const auto present = [](const std::optional<double>& value) {
+    return value ? nlohmann::ordered_json(*value) : nlohmann::ordered_json(nullptr);
+  };
+  nlohmann::ordered_json json = {{"isa", ceilings.isa},
+                                 {"threads", ceilings.threads},
+                                 {"samples", ceilings.samples},
+                                 {"fp32_gflops", ceilings.fp32_gflops},
+                                 {"fp32_spread", ceilings.fp32_spread},
+                                 {"bf16_gflops", present(ceilings.bf16_gflops)},
+                                 {"bf16_spread", ceilings.bf16_spread},
+                                 {"fp8_gflops", present(ceilings.fp8_gflops)},
+                                 {"fp8_spread", ceilings.fp8_spread},
+                                 {"read_gbs", ceilings.read_gbs},
+                                 {"read_spread", ceilings.read_spread},
+                                 {"copy_gbs", present(ceilings.copy_gbs)},
+                                 {"copy_spread", ceilings.copy_spread},
+                                 {"roofs", nlohmann::ordered_json::array()}};
+  std::string text = ceilings_text(ceilings, layer.backend);
   // All experts active: what routing really touches is only known from a run.
   for (const std::int64_t tokens : workload.tokens) {
     Problem problem = layer.problem;

@@ -1,12 +1,14 @@
 // moe bench run: measures, prints, writes.
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <ctime>
 #include <limits>
 #include <memory>
 
 #include "cli/commands.h"
+#include "cli/embedded.h"
 #include "cli/exit_codes.h"
 #include "cli/options.h"
 #include "cli/output.h"
@@ -14,6 +16,7 @@
 #include "cli/provenance.h"
 #include "cli/watch.h"
 #include "core/check.h"
+#include "core/text.h"
 #include "report/report.h"
 
 namespace moe::cli {
@@ -25,6 +28,9 @@ struct RunOptions {
   std::string warmup = "1";
   std::string min_samples = "3";
   std::string timeout;
+  std::string cache;
+  std::string launch = "auto";
+  std::string profile;
   std::string format = "table";
   std::string output;
   bool no_color = false;
@@ -37,6 +43,38 @@ constexpr double kJourneyTimeout = 600;
 constexpr double kScaleTimeout = 40;
 constexpr double kHangSeconds = 10;
 const std::vector<std::int64_t> kScaleTokens = {1, 8, 64, 256, 1024, 4096, 16384};
+const std::vector<std::int64_t> kCudaScaleTokens = {2048, 4096, 8192, 16384, 32768, 65536};
+
+/// The paragraph under "## What scale shows" of the level's docs page, as one line.
+std::string scale_reason(const LevelInfo& level) {
+  constexpr std::string_view kHeading = "\n## What scale shows\n";
+  const std::string_view page = embedded_file("docs/levels/" + level.symbol + ".md");
+  const std::size_t at = page.find(kHeading);
+  if (at == std::string_view::npos) return {};
+  const std::size_t begin = at + kHeading.size();
+  std::string text(page.substr(begin, page.find("\n\n", begin) - begin));
+  std::replace(text.begin(), text.end(), '\n', ' ');
+  text.erase(std::remove(text.begin(), text.end(), '`'), text.end());
+  return text;
+}
+
+std::vector<Cache> parse_caches(const std::string& text) {
+  if (text.empty()) return {};
+  if (text == "cold") return {Cache::kCold};
+  if (text == "hot") return {Cache::kHot};
+  if (text == "both") return {Cache::kCold, Cache::kHot};
+  fail(ErrorCode::kInvalidArgument, "unknown --cache '{}'; did you mean '{}'?", text,
+       nearest_match(text, {"cold", "hot", "both"}));
+}
+
+std::vector<Launch> parse_launches(const std::string& text) {
+  for (const Launch launch : {Launch::kAuto, Launch::kEager, Launch::kGraph}) {
+    if (text == name_of(launch)) return {launch};
+  }
+  if (text == "both") return {Launch::kEager, Launch::kGraph};
+  fail(ErrorCode::kInvalidArgument, "unknown --launch '{}'; did you mean '{}'?", text,
+       nearest_match(text, {"auto", "eager", "graph", "both"}));
+}
 
 std::string utc_now() {
   const std::time_t now = std::time(nullptr);
@@ -64,12 +102,18 @@ class Run {
       bench_.timeout_seconds = parse_seconds("--timeout", options.timeout);
     }
     if (scale && !workload_.axis_given) {
-      workload_.tokens = kScaleTokens;
+      workload_.tokens =
+          workload_.layer.backend == Backend::kCuda ? kCudaScaleTokens : kScaleTokens;
       workload_.axis_given = true;
     }
     bench_.levels = targets_.levels;
     bench_.layer = workload_.layer;
     bench_.tokens = workload_.tokens;
+    bench_.caches = parse_caches(options.cache);
+    bench_.launches = parse_launches(options.launch);
+    MOE_CHECK(options.profile.empty() || options.profile == "kernels",
+              "unknown --profile '{}'; did you mean 'kernels'?", options.profile);
+    bench_.profile_kernels = !options.profile.empty();
     bench_.skew = workload_.skew;
     bench_.seed = workload_.seed;
     if (!options.output.empty()) check_writable(options.output);
@@ -100,8 +144,8 @@ class Run {
  private:
   static constexpr std::int64_t kMost = 1000000;
 
-  [[nodiscard]] std::string command_for(const std::string& targets,
-                                        const std::string& tokens) const {
+  [[nodiscard]] std::string command_for(const std::string& targets, const std::string& tokens,
+                                        const std::string& cache) const {
     std::string text =
         fmt::format("./moe bench run {} {}", targets, repro_options(workload_, tokens));
     if (bench_.warmup != BenchOptions{}.warmup) text += fmt::format(" --warmup {}", bench_.warmup);
@@ -109,6 +153,9 @@ class Run {
       text += fmt::format(" --min-samples {}", bench_.min_samples);
     }
     if (!options_.timeout.empty()) text += " --timeout " + options_.timeout;
+    if (!cache.empty()) text += " --cache " + cache;
+    if (options_.launch != "auto") text += " --launch " + options_.launch;
+    if (!options_.profile.empty()) text += " --profile " + options_.profile;
     return text;
   }
 
@@ -127,7 +174,7 @@ class Run {
     for (const std::string& target : options_.targets) {
       targets += (targets.empty() ? "-t " : " -t ") + target;
     }
-    report.command = command_for(targets, "");
+    report.command = command_for(targets, "", options_.cache);
     report.seconds = result.seconds;
     report.complete = result.complete;
     report.machine = describe_machine();
@@ -137,13 +184,20 @@ class Run {
     report.commit = commit.hash;
     report.modified = commit.modified;
     report.ceilings = result.ceilings;
+    report.device = result.device;
     report.noise = result.noise;
     report.steal_fraction = result.steal_fraction;
     for (const BenchRow& row : result.rows) {
       const std::string target = targets_.suite + ":" + row.level.name;
       report.rows.push_back(
-          {row, target, command_for("-t " + target, std::to_string(row.problem.shape.tokens))});
+          {row, target,
+           command_for("-t " + target, std::to_string(row.problem.shape.tokens),
+                       options_.cache.empty() ? "" : std::string(name_of(row.cache)))});
       add_preset_limits(report.rows.back().bench.notes);
+    }
+    for (const LevelInfo& level : list_levels()) {
+      const std::string reason = scale_reason(level);
+      if (!reason.empty()) report.scale_reasons[level.name] = reason;
     }
     report.exit_code = exit_code_of(report.rows);
     // A forward that did not return took the levels after it along.
@@ -189,6 +243,9 @@ Command add_bench_run(CLI::App& bench) {
   app->add_option("--warmup", options->warmup);
   app->add_option("--min-samples", options->min_samples);
   app->add_option("--timeout", options->timeout);
+  app->add_option("--cache", options->cache);
+  app->add_option("--launch", options->launch);
+  app->add_option("--profile", options->profile);
   app->add_option("--format", options->format);
   app->add_option("--output", options->output);
   app->add_flag("--no-color", options->no_color);

@@ -74,6 +74,7 @@ int verify_random(const VerifyCommand& command, const std::vector<std::string>& 
       parse_integer("--fuzz", command.fuzz, 1, std::numeric_limits<std::int32_t>::max());
   options.seed = parse_seed("--fuzz-seed", command.fuzz_seed);
   options.levels = names;
+  options.backend = resolve(command.workload).layer.backend;
   const std::int64_t step = std::max<std::int64_t>(1, options.cases / 20);
   options.on_case = [&](std::int64_t done, std::int64_t failures) {
     if (done % step == 0 || done == options.cases) {

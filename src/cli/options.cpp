@@ -9,12 +9,22 @@
 #include "core/level.h"
 #include "core/text.h"
 #include "core/workload.h"
+#include "moe/bench.h"
 
 namespace moe::cli {
 namespace {
 
 constexpr std::int64_t kMostThreads = 4096;
 
+/// The lab's layer without a token count of its own: enough for a GPU to show what it does.
+constexpr std::int64_t kCudaLabTokens = 8192;
+
+Backend default_backend() {
+  return why_unusable(Backend::kCuda).empty() ? Backend::kCuda : Backend::kCpu;
+}
+
+/// Throws when this build has no level for the backend. A backend that the machine cannot run is
+/// told row by row.
 void check_backend(Backend backend) {
   const auto& levels = list_levels();
   const bool any = std::any_of(levels.begin(), levels.end(), [&](const LevelInfo& level) {
@@ -55,9 +65,12 @@ Workload resolve(const WorkloadOptions& options) {
             options.thiek);
   Workload workload;
   LayerOptions& layer = workload.layer;
+  layer.backend = options.backend.empty() ? default_backend() : parse_backend(options.backend);
+  const bool on_cuda = layer.backend == Backend::kCuda;
   if (options.thiek.empty()) {
     workload.preset = &find_preset(options.preset.empty() ? "lab" : options.preset);
     layer.problem.shape = workload.preset->shape;
+    if (options.preset.empty() && on_cuda) layer.problem.shape.tokens = kCudaLabTokens;
   } else {
     layer.problem.shape = parse_thiek(options.thiek);
   }
@@ -69,8 +82,8 @@ Workload resolve(const WorkloadOptions& options) {
     validate(layer.problem.shape);
   }
   layer.problem.shape.tokens = workload.tokens.front();
-  layer.problem.dtype = parse_dtype(options.dtype);
-  layer.backend = parse_backend(options.backend);
+  layer.problem.dtype =
+      options.dtype.empty() ? (on_cuda ? DType::kBF16 : DType::kF32) : parse_dtype(options.dtype);
   layer.threads = static_cast<int>(parse_integer("--threads", options.threads, 0, kMostThreads));
   layer.isa = name_of(parse_isa(options.isa)) == options.isa ? options.isa : "auto";
   layer.tune_seconds = parse_seconds("--tune-seconds", options.tune_seconds);

@@ -16,8 +16,8 @@ struct WorkloadOptions {
   std::string preset;
   std::string thiek;
   std::string axis;
-  std::string dtype = "fp32";
-  std::string backend = "cpu";
+  std::string dtype;    // "": bf16 on a GPU, fp32 on the CPU
+  std::string backend;  // "": cuda where this build and this machine have it, else cpu
   std::string threads = "0";
   std::string seed = "0";
   std::string skew = "uniform";

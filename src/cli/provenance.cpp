@@ -2,6 +2,8 @@
 
 #include <CLI/Version.hpp>
 #include <cstdio>
+#include <filesystem>
+#include <fstream>
 #include <memory>
 #include <nlohmann/json.hpp>
 
@@ -32,9 +34,21 @@ std::string first_line_of(const std::string& command) {
 
 Commit source_commit() {
   Commit commit{.hash = git("rev-parse HEAD")};
-  if (!commit.hash.empty()) {
-    commit.modified = !git("status --porcelain --untracked-files=no").empty();
+  if (commit.hash.empty()) {
+    std::error_code unreadable;
+    return read_commit(std::filesystem::read_symlink("/proc/self/exe", unreadable).string() +
+                       ".commit");
   }
+  commit.modified = !git("status --porcelain --untracked-files=no").empty();
+  return commit;
+}
+
+Commit read_commit(const std::string& path) {
+  Commit commit;
+  std::string modified;
+  std::ifstream file(path);
+  file >> commit.hash >> modified;
+  commit.modified = modified == "modified";
   return commit;
 }
 

@@ -13,8 +13,11 @@ struct Commit {
   std::string hash;  // "" when the sources are no git checkout or git is missing
   bool modified = false;
 };
-/// Asks git about the source folder this program was built from.
+/// Asks git about the source folder this program was built from. Where that folder is not, a file
+/// beside the program, named like it with ".commit" at the end, tells (tools/cuda_pack.sh writes it).
 [[nodiscard]] Commit source_commit();
+/// What such a file says: the hash, and "modified" after it where that applies; empty without one.
+[[nodiscard]] Commit read_commit(const std::string& path);
 
 [[nodiscard]] std::string version();  // "0.1.0"
 /// The library's and the command's own.

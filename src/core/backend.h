@@ -31,12 +31,22 @@ class Device {
   /// Layer::release_workspace_pages().
   virtual void release_workspace_pages() = 0;
 
+  /// Memory of the device outside of the workspace, freed with its last owner. Throws kOutOfMemory.
+  [[nodiscard]] virtual std::shared_ptr<void> allocate(std::size_t bytes) = 0;
+  /// Whether that is the host's memory, so that host tensors can be used where they are.
+  [[nodiscard]] virtual bool on_host() const = 0;
+  /// What LayerOptions::stream takes to order a layer's work with this device's; null on the host.
+  [[nodiscard]] virtual void* native_stream() const = 0;
+
   /// Waits until all work queued so far is done.
   virtual void synchronise() = 0;
   /// Copies and waits. The other side is host memory.
   virtual void copy_from_host(void* to, const void* from, std::size_t bytes) = 0;
   virtual void copy_to_host(void* to, const void* from, std::size_t bytes) = 0;
 };
+
+/// Of options.backend, if this build has it; else the CPU's.
+[[nodiscard]] std::unique_ptr<Device> make_device(const LayerOptions& options);
 
 namespace cpu {
 [[nodiscard]] std::unique_ptr<Device> make_device(const LayerOptions& options);

@@ -1,6 +1,7 @@
 // The interface every level implements, on every backend. One virtual call per forward.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <string>
 #include <utility>
@@ -26,12 +27,15 @@ struct ExecutionOptions {
 /// What forward gets besides x and y.
 struct Context {
   Arena arena;
-  std::vector<TraceEvent>* trace = nullptr;  // null outside Layer::trace
+  std::vector<TraceEvent>* trace = nullptr;           // null outside Layer::trace
+  const std::function<void()>* after_step = nullptr;  // likewise
 
   /// Records a step. `detail` is only evaluated while tracing.
   template <class Detail>
   void record(const char* op, std::uint64_t bytes, Detail&& detail) {
-    if (trace != nullptr) trace->push_back({op, std::forward<Detail>(detail)(), bytes});
+    if (trace == nullptr) return;
+    trace->push_back({op, std::forward<Detail>(detail)(), bytes});
+    if (after_step != nullptr && *after_step) (*after_step)();
   }
 };
 

@@ -20,6 +20,13 @@ class CpuDevice final : public Device {
   }
   void release_workspace_pages() override { workspace_.drop_pages(); }
 
+  [[nodiscard]] std::shared_ptr<void> allocate(std::size_t bytes) override {
+    const auto buffer = std::make_shared<HostBuffer>(bytes);
+    return {buffer, buffer->data()};
+  }
+  [[nodiscard]] bool on_host() const override { return true; }
+  [[nodiscard]] void* native_stream() const override { return nullptr; }
+
   void synchronise() override {}
   void copy_from_host(void* to, const void* from, std::size_t bytes) override {
     std::memcpy(to, from, bytes);

@@ -28,6 +28,15 @@ std::string version_text(int version) {
   return fmt::format("{}.{}", version / 1000, version % 1000 / 10);
 }
 
+std::string uuid_text(const cudaUUID_t& uuid) {
+  std::string text = "GPU";
+  for (std::size_t i = 0; i < sizeof(uuid.bytes); ++i) {
+    if (i == 0 || i == 4 || i == 6 || i == 8 || i == 10) text += '-';
+    text += fmt::format("{:02x}", static_cast<unsigned char>(uuid.bytes[i]));
+  }
+  return text;
+}
+
 }  // namespace
 
 void throw_error(cudaError_t status, const char* expression, const char* file, int line) {
@@ -52,6 +61,7 @@ DeviceFacts query_device(int ordinal) {
   MOE_CUDA_CHECK(cudaGetDeviceProperties(&properties, ordinal));
   DeviceFacts facts{.ordinal = ordinal,
                     .name = properties.name,
+                    .uuid = uuid_text(properties.uuid),
                     .major = properties.major,
                     .minor = properties.minor,
                     .multiprocessors = properties.multiProcessorCount,
@@ -186,6 +196,11 @@ void* CudaDevice::allocate_workspace(std::size_t bytes) {
   // wrote fails on every machine, and not only where the memory happened to be dirty.
   MOE_CUDA_CHECK(cudaMemsetAsync(workspace_.data(), 0xff, bytes, stream()));
   return workspace_.data();
+}
+
+std::shared_ptr<void> CudaDevice::allocate(std::size_t bytes) {
+  const auto buffer = std::make_shared<DeviceBuffer>(bytes);
+  return {buffer, buffer->data()};
 }
 
 void CudaDevice::synchronise() {

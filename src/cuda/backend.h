@@ -16,7 +16,8 @@ namespace moe::cuda {
 struct DeviceFacts {
   int ordinal = 0;
   std::string name;
-  int major = 0;  // compute capability
+  std::string uuid;  // "GPU-01234567-89ab-..." as nvidia-smi prints it
+  int major = 0;     // compute capability
   int minor = 0;
   int multiprocessors = 0;
   std::size_t l2_bytes = 0;
@@ -112,6 +113,9 @@ class CudaDevice final : public Device {
   void check_reachable(const char* name, const TensorView& tensor) const override;
   [[nodiscard]] void* allocate_workspace(std::size_t bytes) override;
   void release_workspace_pages() override {}  // device memory has no lazily resident pages
+  [[nodiscard]] std::shared_ptr<void> allocate(std::size_t bytes) override;
+  [[nodiscard]] bool on_host() const override { return false; }
+  [[nodiscard]] void* native_stream() const override { return stream(); }
   void synchronise() override;
   void copy_from_host(void* to, const void* from, std::size_t bytes) override;
   void copy_to_host(void* to, const void* from, std::size_t bytes) override;

@@ -2,6 +2,10 @@
 
 #include <fmt/core.h>
 
+#include <algorithm>
+#include <set>
+#include <tuple>
+
 #include "core/text.h"
 
 namespace moe::report {
@@ -32,13 +36,88 @@ std::string machine_text(const Report& report) {
   return text;
 }
 
+std::string device_text(const DeviceInfo& device) {
+  return fmt::format(
+      "{}, compute capability {}, {} multiprocessors, L2 {}, {}; driver for CUDA {}, "
+      "built with {}, {}",
+      device.name, device.compute_capability, device.multiprocessors, format_bytes(device.l2_bytes),
+      format_bytes(device.memory_bytes), device.driver, device.runtime, device.library);
+}
+
+/// 1234.5 with unit "GFLOP/s" and its thousandfold "TFLOP/s".
+std::string rate(double giga, const char* unit) {
+  return giga >= 1e4 ? fmt::format("{:.1f} T{}", giga / 1e3, unit)
+                     : fmt::format("{:.1f} G{}", giga, unit);
+}
+
 std::string ceilings_text(const Ceilings& ceilings) {
   if (ceilings.samples == 0) return "not measured";
-  std::string text = fmt::format("fp32 {:.0f} GFLOP/s", ceilings.fp32_gflops);
-  if (ceilings.bf16_gflops) text += fmt::format(", bf16 {:.0f} GFLOP/s", *ceilings.bf16_gflops);
-  return text + fmt::format(", read {:.1f} GB/s (IQR {}); {}, {} threads, {} probes",
-                            ceilings.read_gbs, percent(ceilings.read_spread), ceilings.isa,
-                            ceilings.threads, ceilings.samples);
+  std::string text = "fp32 " + rate(ceilings.fp32_gflops, "FLOP/s");
+  if (ceilings.bf16_gflops) text += ", bf16 " + rate(*ceilings.bf16_gflops, "FLOP/s");
+  if (ceilings.fp8_gflops) text += ", fp8 " + rate(*ceilings.fp8_gflops, "FLOP/s");
+  text +=
+      fmt::format(", read {:.1f} GB/s (IQR {})", ceilings.read_gbs, percent(ceilings.read_spread));
+  if (ceilings.copy_gbs) text += fmt::format(", copy {:.1f} GB/s", *ceilings.copy_gbs);
+  text += "; " + ceilings.isa;
+  if (ceilings.threads > 0) text += fmt::format(", {} threads", ceilings.threads);
+  return text + fmt::format(", {} probes", ceilings.samples);
+}
+
+/// Whether `of` has more than one value among the measured rows.
+template <class Of>
+bool differ(const std::vector<ReportRow>& rows, Of&& of) {
+  const ReportRow* first = nullptr;
+  for (const ReportRow& row : rows) {
+    if (row.bench.samples == 0) continue;
+    if (first == nullptr) first = &row;
+    if (of(row.bench) != of(first->bench)) return true;
+  }
+  return false;
+}
+Cache cache_of(const BenchRow& row) {
+  return row.cache;
+}
+Launch launch_of(const BenchRow& row) {
+  return row.launch;
+}
+
+void add_twin(std::vector<Footer>& list, const std::vector<ReportRow>& rows) {
+  std::string text;
+  for (const ReportRow& row : rows) {
+    if (!row.bench.twin_us || !row.bench.floor_us) continue;
+    const std::string name = fmt::format(" {}", name_of(row.bench.cache));
+    if (text.find(name) != std::string::npos) continue;
+    text += fmt::format("{}{}{}, floor {}", text.empty() ? "" : "; ",
+                        format_microseconds(*row.bench.twin_us), name,
+                        format_microseconds(*row.bench.floor_us));
+  }
+  if (text.empty()) return;
+  list.push_back({"twin", text + ": two plain GEMMs of the same arithmetic, a graph, in the same "
+                                 "rounds"});
+}
+
+/// From the slowest clock to the fastest one of the rows.
+void add_sensors(std::vector<Footer>& list, const std::vector<ReportRow>& rows) {
+  const BenchRow* slowest = nullptr;
+  const BenchRow* fastest = nullptr;
+  std::set<std::string> reasons;
+  for (const ReportRow& row : rows) {
+    if (!row.bench.sm_clock_mhz) continue;
+    const BenchRow& bench = row.bench;
+    if (slowest == nullptr || *bench.sm_clock_mhz < *slowest->sm_clock_mhz) slowest = &bench;
+    if (fastest == nullptr || *bench.sm_clock_mhz > *fastest->sm_clock_mhz) fastest = &bench;
+    if (bench.throttle) reasons.insert(*bench.throttle);
+  }
+  if (slowest == nullptr) return;
+  std::string text;
+  for (const std::string& reason : reasons) text += (text.empty() ? "" : "; ") + reason;
+  list.push_back(
+      {"clocks",
+       fmt::format("{} MHz ({}, {:.0f} W, {} C) to {} MHz ({}, {:.0f} W, {} C); "
+                   "throttled: {}",
+                   *slowest->sm_clock_mhz, slowest->level.name, slowest->power_w.value_or(0),
+                   slowest->temperature_c.value_or(0), *fastest->sm_clock_mhz, fastest->level.name,
+                   fastest->power_w.value_or(0), fastest->temperature_c.value_or(0), text)});
 }
 
 }  // namespace
@@ -54,6 +133,40 @@ std::string change_cell(const BenchRow& row) {
 
 std::string ceiling_cell(const BenchRow& row) {
   return row.roof_us > 0 ? percent(row.ceiling_fraction) : "-";
+}
+
+bool have_twin(const std::vector<ReportRow>& rows) {
+  return std::any_of(rows.begin(), rows.end(),
+                     [](const ReportRow& row) { return row.bench.twin_fraction.has_value(); });
+}
+
+const char* share_title(bool of_twin) {
+  return of_twin ? "twin" : "ceiling";
+}
+
+std::string share_cell(const BenchRow& row, bool of_twin) {
+  if (!of_twin) return ceiling_cell(row);
+  return row.twin_fraction ? percent(*row.twin_fraction) : "-";
+}
+
+std::string technique_text(const BenchRow& row, const std::vector<ReportRow>& rows) {
+  std::string marks;
+  if (differ(rows, launch_of)) marks += fmt::format("[{}] ", name_of(row.launch));
+  if (differ(rows, cache_of)) marks += fmt::format("[{}] ", name_of(row.cache));
+  return marks + row.level.technique;
+}
+
+std::string conditions_text(const std::vector<ReportRow>& rows) {
+  for (const ReportRow& row : rows) {
+    if (row.bench.samples == 0 || row.bench.launch == Launch::kAuto) continue;
+    std::string text;
+    if (!differ(rows, cache_of)) text += fmt::format("{} caches", name_of(row.bench.cache));
+    if (!differ(rows, launch_of)) {
+      text += fmt::format("{}{} launches", text.empty() ? "" : ", ", name_of(row.bench.launch));
+    }
+    return text;
+  }
+  return {};
 }
 
 std::string memory_cell(const BenchRow& row) {
@@ -81,6 +194,7 @@ std::string problem_text(const Report& report, const Problem& problem) {
 std::vector<Footer> footers(const Report& report, const std::vector<ReportRow>& rows) {
   std::vector<Footer> list;
   list.push_back({"machine", machine_text(report)});
+  if (report.device) list.push_back({"device", device_text(*report.device)});
   list.push_back({"ceilings", ceilings_text(report.ceilings)});
   for (const ReportRow& row : rows) {
     if (row.bench.roof_us <= 0) continue;
@@ -91,6 +205,12 @@ std::vector<Footer> footers(const Report& report, const std::vector<ReportRow>& 
                                         row.bench.problem.shape.experts, row.bench.max_over_mean)});
     break;
   }
+  if (report.device) {
+    const std::string conditions = conditions_text(rows);
+    if (!conditions.empty()) list.push_back({"measured", "with " + conditions});
+  }
+  add_twin(list, rows);
+  add_sensors(list, rows);
   std::string noises;
   for (const NoiseFloor& noise : report.noise) {
     if (!rows.empty() && noise.tokens != rows.front().bench.problem.shape.tokens) continue;
@@ -122,6 +242,20 @@ std::vector<Footer> footers(const Report& report, const std::vector<ReportRow>& 
   if (!report.complete) list.push_back({"note", "ended early: only what was finished is listed"});
   list.push_back({"repro", report.command});
   return list;
+}
+
+std::vector<LevelInfo> levels_of(const Report& report) {
+  std::vector<LevelInfo> levels;
+  for (const ReportRow& row : report.rows) {
+    const bool known = std::any_of(levels.begin(), levels.end(), [&](const LevelInfo& level) {
+      return level.name == row.bench.level.name;
+    });
+    if (!known) levels.push_back(row.bench.level);
+  }
+  std::sort(levels.begin(), levels.end(), [](const LevelInfo& a, const LevelInfo& b) {
+    return std::tie(a.number, a.variant, a.name) < std::tie(b.number, b.variant, b.name);
+  });
+  return levels;
 }
 
 std::vector<std::vector<ReportRow>> by_problem(const std::vector<ReportRow>& rows) {

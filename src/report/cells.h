@@ -12,6 +12,12 @@ namespace moe::report {
 /// "1.05x"; "~1.01x" when it cannot be told from noise; "-" without a row to compare with.
 [[nodiscard]] std::string change_cell(const BenchRow& row);
 [[nodiscard]] std::string ceiling_cell(const BenchRow& row);
+/// The share of the dense twin where rows have one, else that of the ceiling; and its title.
+[[nodiscard]] std::string share_cell(const BenchRow& row, bool of_twin);
+[[nodiscard]] const char* share_title(bool of_twin);
+[[nodiscard]] bool have_twin(const std::vector<ReportRow>& rows);
+/// What a level does, after "[graph]", "[hot]" and the like where the rows differ in them.
+[[nodiscard]] std::string technique_text(const BenchRow& row, const std::vector<ReportRow>& rows);
 /// Most memory that one forward took, beside the weights; what was predicted where the system does
 /// not tell.
 [[nodiscard]] std::string memory_cell(const BenchRow& row);
@@ -21,6 +27,8 @@ namespace moe::report {
 
 /// "cpu fp32  T=256 H=1024 ...  skew uniform, seed 0"
 [[nodiscard]] std::string problem_text(const Report& report, const Problem& problem);
+/// "cold caches, eager launches" of the rows; what differs between them is left out.
+[[nodiscard]] std::string conditions_text(const std::vector<ReportRow>& rows);
 
 /// What stands under a table: name and text.
 struct Footer {
@@ -31,6 +39,15 @@ struct Footer {
 
 /// Rows of each problem, in order.
 [[nodiscard]] std::vector<std::vector<ReportRow>> by_problem(const std::vector<ReportRow>& rows);
+
+/// Levels that have rows, each once: in ascending order, variants after their level.
+[[nodiscard]] std::vector<LevelInfo> levels_of(const Report& report);
+
+/// The two token counts whose gains are compared: 2048 and 8192 where both were measured, else the
+/// fewest and the most.
+[[nodiscard]] std::pair<std::int64_t, std::int64_t> compared_tokens(const Report& report);
+/// A table of each level's gain over the one before at these two; "" when they are one.
+[[nodiscard]] std::string render_scale_gains(const Report& report, std::size_t width);
 
 /// Lines of at most `width` columns, broken at spaces.
 [[nodiscard]] std::vector<std::string> wrap(const std::string& text, std::size_t width);

@@ -17,6 +17,10 @@ Json present(const std::optional<Value>& value) {
   return value ? Json(*value) : Json(nullptr);
 }
 
+Json milliseconds(const std::optional<double>& microseconds) {
+  return microseconds ? Json(*microseconds / 1e3) : Json(nullptr);
+}
+
 Json text_or_null(const std::string& text) {
   return text.empty() ? Json(nullptr) : Json(text);
 }
@@ -40,6 +44,41 @@ Json machine_json(const Report& report) {
           {"libraries", libraries}};
 }
 
+Json kernels_json(const std::optional<KernelProfile>& profile) {
+  if (!profile) return nullptr;
+  Json by_name = Json::array();
+  for (const KernelTime& kernel : profile->kernels) {
+    by_name.push_back({{"name", kernel.name},
+                       {"launches", kernel.launches},
+                       {"time_us", kernel.microseconds},
+                       {"share", kernel.share},
+                       {"bytes", present(kernel.bytes)}});
+  }
+  return {{"forwards", profile->forwards},
+          {"launches", profile->launches},
+          {"span_us", profile->span_us},
+          {"busy_us", profile->busy_us},
+          {"gap_us", profile->gap_us},
+          {"overlap_us", profile->overlap_us},
+          {"largest_gap_us", profile->largest_gap_us},
+          {"largest_gap_before", text_or_null(profile->largest_gap_before)},
+          {"lost", profile->lost},
+          {"by_name", by_name}};
+}
+
+Json device_json(const std::optional<DeviceInfo>& device) {
+  if (!device) return nullptr;
+  return {{"name", device->name},
+          {"uuid", device->uuid},
+          {"driver", device->driver},
+          {"runtime", device->runtime},
+          {"compute_capability", device->compute_capability},
+          {"library", device->library},
+          {"multiprocessors", device->multiprocessors},
+          {"l2_bytes", device->l2_bytes},
+          {"memory_bytes", device->memory_bytes}};
+}
+
 Json ceilings_json(const Ceilings& ceilings) {
   const bool measured_any = ceilings.samples > 0;
   const bool bf16 = ceilings.bf16_gflops.has_value();
@@ -48,10 +87,14 @@ Json ceilings_json(const Ceilings& ceilings) {
           {"samples", ceilings.samples},
           {"fp32_gflops", measured(measured_any, ceilings.fp32_gflops)},
           {"bf16_gflops", present(ceilings.bf16_gflops)},
+          {"fp8_gflops", present(ceilings.fp8_gflops)},
           {"read_gbs", measured(measured_any, ceilings.read_gbs)},
+          {"copy_gbs", present(ceilings.copy_gbs)},
           {"fp32_spread", measured(measured_any, ceilings.fp32_spread)},
           {"bf16_spread", measured(bf16, ceilings.bf16_spread)},
-          {"read_spread", measured(measured_any, ceilings.read_spread)}};
+          {"fp8_spread", measured(ceilings.fp8_gflops.has_value(), ceilings.fp8_spread)},
+          {"read_spread", measured(measured_any, ceilings.read_spread)},
+          {"copy_spread", measured(ceilings.copy_gbs.has_value(), ceilings.copy_spread)}};
 }
 
 }  // namespace
@@ -72,6 +115,8 @@ Json row_json(const Report& report, const ReportRow& row) {
           {"dtype", name_of(bench.problem.dtype)},
           {"status", name_of(bench.status)},
           {"reason", text_or_null(bench.reason)},
+          {"launch", bench.launch == Launch::kAuto ? Json(nullptr) : Json(name_of(bench.launch))},
+          {"cache", name_of(bench.cache)},
           {"tokens", shape.tokens},
           {"hidden", shape.hidden},
           {"intermediate", shape.intermediate},
@@ -97,14 +142,24 @@ Json row_json(const Report& report, const ReportRow& row) {
           {"tokens_per_s", measured(timed, bench.tokens_per_s)},
           {"roof_us", measured(roofed, bench.roof_us)},
           {"ceiling_fraction", measured(roofed, bench.ceiling_fraction)},
+          {"twin_ms", milliseconds(bench.twin_us)},
+          {"twin_fraction", present(bench.twin_fraction)},
+          {"floor_ms", milliseconds(bench.floor_us)},
+          {"floor_fraction", present(bench.floor_fraction)},
           {"bound", roofed ? Json(name_of(bench.bound)) : Json(nullptr)},
           {"workspace_bytes", created ? Json(bench.workspace_bytes) : Json(nullptr)},
           {"peak_bytes", present(bench.peak_bytes)},
           {"bytes_needed", bench.bytes_needed},
           {"prepare_ms", measured(created, bench.prepare_ms)},
+          {"sm_clock_mhz", present(bench.sm_clock_mhz)},
+          {"power_w", present(bench.power_w)},
+          {"temperature_c", present(bench.temperature_c)},
+          {"throttle", present(bench.throttle)},
           {"threads", created ? Json(bench.threads) : Json(nullptr)},
           {"isa", text_or_null(bench.isa)},
           {"plan", text_or_null(bench.plan)},
+          {"kernels", kernels_json(bench.kernels)},
+          {"kernels_reason", text_or_null(bench.kernels_reason)},
           {"notes", text_or_null(bench.notes)},
           {"repro", row.repro}};
 }
@@ -112,8 +167,11 @@ Json row_json(const Report& report, const ReportRow& row) {
 std::string render_json(const Report& report) {
   Json noise = Json::array();
   for (const NoiseFloor& floor : report.noise) {
-    noise.push_back(
-        {{"level", floor.level}, {"tokens", floor.tokens}, {"relative", floor.relative}});
+    noise.push_back({{"level", floor.level},
+                     {"tokens", floor.tokens},
+                     {"cache", name_of(floor.cache)},
+                     {"launch", name_of(floor.launch)},
+                     {"relative", floor.relative}});
   }
   Json rows = Json::array();
   for (const ReportRow& row : report.rows) rows.push_back(row_json(report, row));
@@ -131,6 +189,7 @@ std::string render_json(const Report& report) {
                          {"noise", noise},
                          {"repro", report.command}}},
                        {"machine", machine_json(report)},
+                       {"device", device_json(report.device)},
                        {"ceilings", ceilings_json(report.ceilings)},
                        {"rows", rows}};
   return object.dump(2) + "\n";

@@ -7,15 +7,15 @@
 namespace moe::report {
 namespace {
 
-std::string row_line(const BenchRow& row) {
+std::string row_line(const BenchRow& row, const std::vector<ReportRow>& rows) {
   const std::string level = fmt::format("{} {}", row.level.number, row.level.name);
   if (row.status != RowStatus::kOk) {
     return fmt::format("| {} | | | | | | | {} |\n", level, status_text(row));
   }
   return fmt::format("| {} | {} | {} | {} | {} | {} | {:.1e} ({}) | {} |\n", level,
                      format_microseconds(row.median_us), speedup_cell(row), change_cell(row),
-                     ceiling_cell(row), memory_cell(row), row.error, tolerance_cell(row),
-                     row.level.technique);
+                     share_cell(row, have_twin(rows)), memory_cell(row), row.error,
+                     tolerance_cell(row), technique_text(row, rows));
 }
 
 }  // namespace
@@ -25,11 +25,15 @@ std::string render_markdown(const Report& report) {
   for (const std::vector<ReportRow>& rows : by_problem(report.rows)) {
     text += fmt::format("**{}** {}\n\n", report.suite,
                         problem_text(report, rows.front().bench.problem));
-    text +=
-        "| level | median | speedup | change | ceiling | memory | error (of tolerance) | what it "
-        "does |\n|---|---:|---:|---:|---:|---:|---:|---|\n";
-    for (const ReportRow& row : rows) text += row_line(row.bench);
+    text += fmt::format(
+        "| level | median | speedup | change | {} | memory | error (of tolerance) | what it "
+        "does |\n|---|---:|---:|---:|---:|---:|---:|---|\n",
+        share_title(have_twin(rows)));
+    for (const ReportRow& row : rows) text += row_line(row.bench, rows);
     text += "\n";
+    if (const std::string kernels = render_kernels(rows); !kernels.empty()) {
+      text += "```text\n" + kernels + "```\n\n";
+    }
   }
   const auto groups = by_problem(report.rows);
   const std::vector<ReportRow> last = groups.empty() ? std::vector<ReportRow>{} : groups.back();

@@ -2,8 +2,11 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
+#include <optional>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "moe/bench.h"
@@ -34,8 +37,11 @@ struct Report {
   std::string commit;  // "" when the sources are no git checkout
   bool modified = false;
   Ceilings ceilings;
+  std::optional<DeviceInfo> device;
   std::vector<NoiseFloor> noise;
   std::optional<double> steal_fraction;
+  /// By level name, one sentence: why its gain changes with the number of tokens as it does.
+  std::map<std::string, std::string> scale_reasons;
   std::vector<ReportRow> rows;
 };
 
@@ -47,6 +53,9 @@ inline constexpr std::string_view kSchema = "moe-result-1";
 
 /// `color` is for the table only.
 [[nodiscard]] std::string render(const Report& report, Format format, bool color);
+
+/// The kernels of every row that has them; "" when none has.
+[[nodiscard]] std::string render_kernels(const std::vector<ReportRow>& rows);
 
 [[nodiscard]] std::string render_table(const Report& report, bool color);
 [[nodiscard]] std::string render_json(const Report& report);

@@ -51,10 +51,12 @@ class Paint {
   bool color_;
 };
 
-std::string title_line() {
+std::string title_line(bool of_twin) {
   std::string line;
-  for (const Column& column : kColumns) {
-    line += pad(column.title, column.width, column.left) + std::string(kGap, ' ');
+  for (std::size_t i = 0; i < std::size(kColumns); ++i) {
+    const Column& column = kColumns[i];
+    const char* title = i == kCeiling ? share_title(of_twin) : column.title;
+    line += pad(title, column.width, column.left) + std::string(kGap, ' ');
   }
   return line + "what it does";
 }
@@ -63,7 +65,7 @@ std::string level_cell(const BenchRow& row) {
   return fmt::format("{} {}", row.level.number, row.level.name);
 }
 
-std::string row_lines(const BenchRow& row, const Paint& paint) {
+std::string row_lines(const BenchRow& row, const std::vector<ReportRow>& rows, const Paint& paint) {
   const std::string level = pad(level_cell(row), kColumns[kLevel].width, true);
   const std::string indent(kGap, ' ');
   if (row.status != RowStatus::kOk) {
@@ -82,7 +84,7 @@ std::string row_lines(const BenchRow& row, const Paint& paint) {
                                format_microseconds(row.median_us),
                                speedup_cell(row),
                                change_cell(row),
-                               ceiling_cell(row),
+                               share_cell(row, have_twin(rows)),
                                memory_cell(row),
                                fmt::format("{:.1e}", row.error),
                                tolerance_cell(row)};
@@ -95,7 +97,7 @@ std::string row_lines(const BenchRow& row, const Paint& paint) {
     }
     text += cell + indent;
   }
-  const std::vector<std::string> words = wrap(row.level.technique, kWordsWidth);
+  const std::vector<std::string> words = wrap(technique_text(row, rows), kWordsWidth);
   for (std::size_t i = 0; i < words.size(); ++i) {
     text += (i == 0 ? "" : std::string(words_column(), ' ')) + words[i] + "\n";
   }
@@ -122,9 +124,9 @@ std::string journey_tables(const Report& report, const Paint& paint) {
   std::string text;
   for (const std::vector<ReportRow>& rows : by_problem(report.rows)) {
     text += paint.bold(report.suite) + "  " + problem_text(report, rows.front().bench.problem) +
-            "\n\n" + paint.bold(title_line()) + "\n";
-    for (const ReportRow& row : rows) text += row_lines(row.bench, paint);
-    text += "\n";
+            "\n\n" + paint.bold(title_line(have_twin(rows))) + "\n";
+    for (const ReportRow& row : rows) text += row_lines(row.bench, rows, paint);
+    text += "\n" + render_kernels(rows);
     if (rows.back().bench.problem == report.rows.back().bench.problem) {
       text += footer_lines(footers(report, rows), paint);
     }
@@ -164,7 +166,7 @@ std::string scale_block(const Report& report, const std::vector<LevelInfo>& leve
     text += pad(fmt::format("{}", rows.front().bench.problem.shape.tokens), kTokensWidth, false);
     for (const LevelInfo& level : levels) {
       const auto row = std::find_if(rows.begin(), rows.end(), [&](const ReportRow& candidate) {
-        return candidate.bench.level.number == level.number;
+        return candidate.bench.level.name == level.name;
       });
       text += pad(row == rows.end() ? "-" : cell_of(row->bench), width, false);
     }
@@ -174,16 +176,8 @@ std::string scale_block(const Report& report, const std::vector<LevelInfo>& leve
 }
 
 std::string scale_tables(const Report& report, const Paint& paint) {
-  std::vector<LevelInfo> levels;
+  const std::vector<LevelInfo> levels = levels_of(report);
   std::vector<Footer> notes;
-  for (const ReportRow& row : report.rows) {
-    const auto known = std::find_if(levels.begin(), levels.end(), [&](const LevelInfo& level) {
-      return level.number == row.bench.level.number;
-    });
-    if (known == levels.end()) levels.push_back(row.bench.level);
-  }
-  std::sort(levels.begin(), levels.end(),
-            [](const LevelInfo& a, const LevelInfo& b) { return a.number < b.number; });
   const Problem& problem = report.rows.front().bench.problem;
   std::string text = fmt::format(
       "{}  {}{} {}  H={} I={} E={} K={}  skew {}  seed {}\n\n", paint.bold(report.suite),
@@ -192,14 +186,15 @@ std::string scale_tables(const Report& report, const Paint& paint) {
       problem.shape.experts, problem.shape.top_k, report.skew, report.seed);
   text += paint.dim("median time of a forward") + "\n";
   text += scale_block(report, levels, scale_cell, paint) + "\n";
-  text += paint.dim("share of the ceiling") + "\n";
-  text += scale_block(
-              report, levels,
-              [](const BenchRow& row) {
-                return row.status == RowStatus::kOk ? ceiling_cell(row) : std::string("-");
-              },
-              paint) +
-          "\n";
+  const bool of_twin = have_twin(report.rows);
+  text += paint.dim(fmt::format("share of the {}", share_title(of_twin))) + "\n";
+  const auto share = of_twin ? [](const BenchRow& row) { return share_cell(row, true); }
+                             : [](const BenchRow& row) { return share_cell(row, false); };
+  text += scale_block(report, levels, share, paint) + "\n";
+  if (const std::string gains = render_scale_gains(report, kWidth); !gains.empty()) {
+    text += paint.dim("gain over the level before; ~ is not distinguishable from noise") + "\n" +
+            gains + "\n";
+  }
   std::set<std::string> said;
   for (const ReportRow& row : report.rows) {
     if (row.bench.status == RowStatus::kOk) continue;

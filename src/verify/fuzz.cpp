@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 
+#include "core/backend.h"
 #include "core/check.h"
 #include "core/isa.h"
 #include "core/rng.h"
@@ -73,13 +74,39 @@ Skew pick_skew(Dice& dice) {
   }
 }
 
-std::string level_flags(const FuzzCase& fuzz_case) {
+std::string level_flags(const FuzzCase& fuzz_case, Backend backend) {
   const Shape& shape = fuzz_case.problem.shape;
-  return fmt::format("--thiek {},{},{},{},{} --dtype {} --seed {} --skew {} --threads {} --isa {}",
-                     shape.tokens, shape.hidden, shape.intermediate, shape.experts, shape.top_k,
-                     name_of(fuzz_case.problem.dtype), fuzz_case.seed, fuzz_case.skew.describe(),
-                     fuzz_case.threads, fuzz_case.isa);
+  return fmt::format(
+      "--backend {} --thiek {},{},{},{},{} --dtype {} --seed {} --skew {} --threads {} --isa {}",
+      name_of(backend), shape.tokens, shape.hidden, shape.intermediate, shape.experts, shape.top_k,
+      name_of(fuzz_case.problem.dtype), fuzz_case.seed, fuzz_case.skew.describe(),
+      fuzz_case.threads, fuzz_case.isa);
 }
+
+/// Weights between canaries, and the same where the device computes.
+class GuardedWeights {
+ public:
+  GuardedWeights(Device& device, const OwnedWeights& originals, std::int64_t offset_elements)
+      : host_{GuardedTensor(originals.router.view(), offset_elements),
+              GuardedTensor(originals.gate.view(), offset_elements),
+              GuardedTensor(originals.up.view(), offset_elements),
+              GuardedTensor(originals.down.view(), offset_elements)},
+        placed_{GuardedMirror(device, host_[0]), GuardedMirror(device, host_[1]),
+                GuardedMirror(device, host_[2]), GuardedMirror(device, host_[3])} {}
+  [[nodiscard]] Weights view() const {
+    return {placed_[0].view(), placed_[1].view(), placed_[2].view(), placed_[3].view()};
+  }
+  [[nodiscard]] std::int64_t damaged_bytes() {
+    std::int64_t damaged = 0;
+    for (GuardedMirror& placed : placed_) placed.download();
+    for (const GuardedTensor& tensor : host_) damaged += tensor.damaged_bytes();
+    return damaged;
+  }
+
+ private:
+  std::array<GuardedTensor, 4> host_;
+  std::array<GuardedMirror, 4> placed_;
+};
 
 /// A library below a level may be bound to one instruction set for the life of the process; a level
 /// that refuses the case's is asked for its own choice.
@@ -95,21 +122,19 @@ Layer create(LayerOptions options, const Weights& weights) {
 
 /// What is wrong with the layer; "" when nothing is.
 std::string verify_level(const std::string& level, const FuzzCase& fuzz_case,
-                         const OwnedWeights& originals, LayerCheck& check, FuzzResult& result) {
-  const GuardedTensor router(originals.router.view(), fuzz_case.offset_elements);
-  const GuardedTensor gate(originals.gate.view(), fuzz_case.offset_elements);
-  const GuardedTensor up(originals.up.view(), fuzz_case.offset_elements);
-  const GuardedTensor down(originals.down.view(), fuzz_case.offset_elements);
+                         const OwnedWeights& originals, Device& device, Backend backend,
+                         LayerCheck& check, FuzzResult& result) {
+  GuardedWeights weights(device, originals, fuzz_case.offset_elements);
   const LayerOptions options{.level = level,
+                             .backend = backend,
                              .problem = fuzz_case.problem,
                              .threads = fuzz_case.threads,
                              .isa = fuzz_case.isa,
                              .tune_seconds = 0,
                              .tune_cache = "off",
                              .workspace_limit = kMemoryLimit};
-  const Weights weights{router.view(), gate.view(), up.view(), down.view()};
   try {
-    Layer layer = create(options, weights);
+    Layer layer = create(options, weights.view());
     const VerifyResult verified = check.run(layer);
     ++result.layers;
     result.worst_tolerance_used =
@@ -124,8 +149,7 @@ std::string verify_level(const std::string& level, const FuzzCase& fuzz_case,
   } catch (const std::exception& error) {
     return std::string("threw: ") + error.what();
   }
-  const std::int64_t damaged =
-      router.damaged_bytes() + gate.damaged_bytes() + up.damaged_bytes() + down.damaged_bytes();
+  const std::int64_t damaged = weights.damaged_bytes();
   return damaged == 0 ? ""
                       : fmt::format("{} bytes before or after the weights were written", damaged);
 }
@@ -161,6 +185,12 @@ FuzzResult fuzz(const FuzzOptions& options) {
     for (const LevelInfo& info : list_levels()) levels.push_back(info.name);
   }
   FuzzResult result;
+  LayerOptions device_options;
+  device_options.backend = options.backend;
+  const std::unique_ptr<Device> device = make_device(device_options);
+  if (const std::string reason = device->unavailable(); !reason.empty()) {
+    throw Error(ErrorCode::kUnsupported, reason);
+  }
   for (std::int64_t index = 0; index < options.cases; ++index) {
     const std::uint64_t seed =
         index == 0 ? options.seed : random_bits(options.seed, 0, static_cast<std::uint64_t>(index));
@@ -169,12 +199,15 @@ FuzzResult fuzz(const FuzzOptions& options) {
     LayerCheck check(fuzz_case.problem, weights.view(), seed, fuzz_case.skew,
                      fuzz_case.offset_elements);
     for (const std::string& level : levels) {
-      const std::string failure = verify_level(level, fuzz_case, weights, check, result);
+      const std::string failure =
+          verify_level(level, fuzz_case, weights, *device, options.backend, check, result);
       if (failure.empty()) continue;
       result.failures.push_back(
           {level, failure,
-           fmt::format("moe verify -t moe_journey:{} {}", level, level_flags(fuzz_case)),
-           fmt::format("moe verify -t moe_journey:{} --fuzz 1 --fuzz-seed {}", level, seed)});
+           fmt::format("moe verify -t moe_journey:{} {}", level,
+                       level_flags(fuzz_case, options.backend)),
+           fmt::format("moe verify -t moe_journey:{} --backend {} --fuzz 1 --fuzz-seed {}", level,
+                       name_of(options.backend), seed)});
     }
     ++result.cases;
     if (options.on_case &&

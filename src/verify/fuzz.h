@@ -29,6 +29,7 @@ struct FuzzOptions {
   std::int64_t cases = 100;
   std::uint64_t seed = 0;                ///< case 0 has this seed, the others seeds derived from it
   std::vector<std::string> levels = {};  ///< names; empty = all levels
+  Backend backend = Backend::kCpu;
   /// Called after each case; returning false ends the run.
   std::function<bool(std::int64_t cases_done, std::int64_t failures)> on_case = {};
 };
@@ -48,7 +49,7 @@ struct FuzzResult {
   std::vector<FuzzFailure> failures;
 };
 
-/// Verifies every level on `cases` random problems, CPU backend. Levels that cannot run a case are
+/// Verifies every level on `cases` random problems. Levels that cannot run a case are
 /// counted in `skipped`; any other error is a failure.
 [[nodiscard]] FuzzResult fuzz(const FuzzOptions& options);
 

@@ -33,4 +33,22 @@ std::int64_t GuardedTensor::damaged_bytes() const {
          std::count_if(bytes + begin() + view_.bytes(), bytes + buffer_.size(), damaged);
 }
 
+GuardedMirror::GuardedMirror(Device& device, GuardedTensor& tensor)
+    : device_(&device), tensor_(&tensor), view_(tensor.view()) {
+  if (device.on_host()) return;
+  memory_ = device.allocate(tensor.buffer_.size());
+  view_.data = static_cast<std::byte*>(memory_.get()) + tensor.begin();
+  upload();
+}
+
+void GuardedMirror::upload() {
+  if (memory_ == nullptr) return;
+  device_->copy_from_host(memory_.get(), tensor_->buffer_.data(), tensor_->buffer_.size());
+}
+
+void GuardedMirror::download() {
+  if (memory_ == nullptr) return;
+  device_->copy_to_host(tensor_->buffer_.data(), memory_.get(), tensor_->buffer_.size());
+}
+
 }  // namespace moe

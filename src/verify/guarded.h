@@ -1,8 +1,11 @@
-// A tensor between two zones of known bytes, so that a write outside of it is seen.
+// A tensor between two zones of known bytes, so that a write outside of it is seen; and its like on a
+// device.
 #pragma once
 
 #include <cstddef>
+#include <memory>
 
+#include "core/backend.h"
 #include "core/memory.h"
 #include "moe/tensor.h"
 
@@ -19,9 +22,29 @@ class GuardedTensor {
   [[nodiscard]] std::int64_t damaged_bytes() const;
 
  private:
+  friend class GuardedMirror;
   [[nodiscard]] std::size_t begin() const;  // of the tensor, within buffer_
 
   HostBuffer buffer_;
+  TensorView view_;
+};
+
+/// A guarded tensor where a device computes: the tensor itself on the host; else a copy on the device,
+/// zones and alignment included.
+class GuardedMirror {
+ public:
+  /// A copy of `tensor` as it is now. Both arguments outlive it.
+  GuardedMirror(Device& device, GuardedTensor& tensor);
+
+  [[nodiscard]] const TensorView& view() const { return view_; }
+  /// Everything from the host to the device, and back.
+  void upload();
+  void download();
+
+ private:
+  Device* device_;
+  GuardedTensor* tensor_;
+  std::shared_ptr<void> memory_;  // null on the host
   TensorView view_;
 };
 

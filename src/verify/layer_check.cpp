@@ -3,7 +3,9 @@
 #include <cstring>
 #include <utility>
 
+#include "core/backend.h"
 #include "core/check.h"
+#include "core/device_tensor.h"
 
 namespace moe {
 namespace {
@@ -86,6 +88,22 @@ VerifyResult LayerCheck::run(const Forward& forward) {
   return result;
 }
 
+VerifyResult LayerCheck::run(Layer& layer) {
+  LayerOptions options;
+  options.backend = layer.backend();
+  const std::unique_ptr<Device> device = make_device(options);
+  GuardedMirror y(*device, y_);
+  std::array<GuardedMirror, 2> x = {GuardedMirror(*device, inputs_[0].given),
+                                    GuardedMirror(*device, inputs_[1].given)};
+  return run([&](const TensorView& host_x, const TensorView& host_y) {
+    GuardedMirror& input = host_x.data == inputs_[0].given.view().data ? x[0] : x[1];
+    y.upload();
+    layer.forward(input.view().first_rows(host_x.dim(0)), y.view().first_rows(host_y.dim(0)));
+    y.download();
+    input.download();
+  });
+}
+
 VerifyResult verify(Layer& layer, const Weights& weights, const VerifyOptions& options) {
   return LayerCheck(layer.problem(), weights, options.seed, Skew::parse(options.skew)).run(layer);
 }
@@ -95,7 +113,9 @@ VerifyResult verify(const LayerOptions& layer_options, const VerifyOptions& opti
   // Asked before the weights are made: a layer that cannot run says so at once.
   (void)Layer::predict(layer_options);
   const OwnedWeights weights = make_weights(layer_options.problem, options.seed, skew);
-  Layer layer = Layer::create(layer_options, weights.view());
+  const std::unique_ptr<Device> device = make_device(layer_options);
+  const DeviceWeights placed = DeviceWeights::of(*device, weights.view());
+  Layer layer = Layer::create(layer_options, placed.view());
   return verify(layer, weights.view(), options);
 }
 

@@ -80,6 +80,20 @@ TEST(Bench, PredictedOutOfMemoryIsARow) {
   EXPECT_EQ(result.rows[1].bytes_needed, Layer::predict(layer).total());
 }
 
+TEST(Bench, AGraphOfALevelWithoutOneIsASkippedRow) {
+  BenchOptions options = tiny({"memefficient"});
+  options.launches = {Launch::kEager, Launch::kGraph};
+  const BenchResult result = bench(options);
+  ASSERT_EQ(result.rows.size(), 2U);
+  EXPECT_EQ(result.rows[0].status, RowStatus::kOk) << result.rows[0].reason;
+  EXPECT_EQ(result.rows[0].launch, Launch::kEager);
+  EXPECT_EQ(result.rows[0].cache, Cache::kHot);
+  EXPECT_EQ(result.rows[1].status, RowStatus::kSkipped);
+  EXPECT_EQ(result.rows[1].launch, Launch::kGraph);
+  EXPECT_NE(result.rows[1].reason.find("cannot be launched as a graph"), std::string::npos)
+      << result.rows[1].reason;
+}
+
 TEST(Bench, WeightsThatFitNoMemoryAreRowsForEveryLevel) {
   BenchOptions options = tiny({"naive", "memefficient"});
   // 3 TiB of weights.
@@ -107,6 +121,9 @@ TEST(Bench, ALevelThatCannotFinishIsATimeoutRow) {
 
 TEST(Bench, RefusesWhatCannotWorkBeforeMeasuring) {
   BenchOptions options = tiny({"nave"});
+  EXPECT_THROW(BenchRun{options}, Error);
+  options = tiny({});
+  options.caches = {Cache::kHot, Cache::kCold};  // a processor's caches are not emptied
   EXPECT_THROW(BenchRun{options}, Error);
   options = tiny({});
   options.tokens = {4, 0};
@@ -179,7 +196,10 @@ TEST(Roof, IsTheLargerOfArithmeticAndTraffic) {
 
 TEST(Probes, EveryTierMeasuresPlausibleRates) {
   for (const Isa isa : available_isas()) {
-    const Ceilings ceilings = measure_ceilings(std::string(name_of(isa)), 1, 3);
+    LayerOptions options;
+    options.isa = name_of(isa);
+    options.threads = 1;
+    const Ceilings ceilings = measure_ceilings(options, 3);
     SCOPED_TRACE(ceilings.isa);
     EXPECT_EQ(ceilings.samples, 3);
     // A core does between 1 and 4096 FLOPs per cycle and none of them runs at 10 GHz.

@@ -20,7 +20,8 @@ class Series : public ::testing::Test {
         weights_(make_weights(problem_, 1)),
         layer_(Layer::create({.level = "memefficient", .problem = problem_, .threads = 1},
                              weights_.view())),
-        inputs_(problem_, weights_.view(), 1, Skew{}) {}
+        instrument_(make_instrument({})),
+        inputs_(problem_, weights_.view(), 1, Skew{}, *instrument_) {}
 
   Forward right() {
     return [this](const TensorView& x, const TensorView& y) { layer_.forward(x, y); };
@@ -38,6 +39,7 @@ class Series : public ::testing::Test {
   Problem problem_;
   OwnedWeights weights_;
   Layer layer_;
+  std::unique_ptr<Instrument> instrument_;
   BenchInputs inputs_;
   std::string failure_;
 };

@@ -3,11 +3,14 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <fstream>
 #include <set>
+#include <sstream>
 
 #include "cli/app.h"
 #include "cli/embedded.h"
 #include "cli/help.h"
+#include "cli/provenance.h"
 #include "cli/run_command.h"
 #include "core/isa.h"
 #include "moe/levels.h"
@@ -21,6 +24,17 @@ using test::Said;
 
 // One thread: a test must not depend on how busy the other processors are.
 const std::string kTiny = " --thiek 4,64,32,4,2 --threads 1 --tune-seconds 0 ";
+
+TEST(Provenance, APackTellsItsCommit) {
+  const std::string path = testing::TempDir() + "moe_test.commit";
+  std::ofstream(path) << "0123abcd modified\n";
+  EXPECT_EQ(cli::read_commit(path).hash, "0123abcd");
+  EXPECT_TRUE(cli::read_commit(path).modified);
+  std::ofstream(path) << "0123abcd\n";
+  EXPECT_FALSE(cli::read_commit(path).modified);
+  std::filesystem::remove(path);
+  EXPECT_EQ(cli::read_commit(path).hash, "");
+}
 
 /// Usage errors: one sentence, nothing on stdout.
 TEST(Usage, EveryErrorIsOneSentenceWithTheValues) {
@@ -45,6 +59,12 @@ TEST(Usage, EveryErrorIsOneSentenceWithTheValues) {
       {"bench rnu", "moe: bench: unknown command 'rnu'; did you mean 'run'?\n"},
       {"bench run -t moe_journey --output /no/such/folder/x.json",
        "moe: cannot write /no/such/folder/x.json: no folder /no/such/folder\n"},
+      {"bench run -t moe_journey --backend cpu --cache warm",
+       "moe: unknown --cache 'warm'; did you mean 'cold'?\n"},
+      {"bench run -t moe_journey --launch grph",
+       "moe: unknown --launch 'grph'; did you mean 'graph'?\n"},
+      {"bench run -t moe_journey --backend cpu --cache cold",
+       "moe: the cpu backend measures with hot caches only, not cold\n"},
       {"presets show", "moe: presets show: NAME is required\n"},
       {"explain naiv", "moe: unknown level 'naiv'; did you mean 'naive'?\n"}};
   for (const auto& [arguments, message] : cases) {
@@ -66,6 +86,42 @@ TEST(Usage, NothingRunnableIsSix) {
     EXPECT_EQ(run_moe("bench run -t moe_journey --isa amx" + kTiny).code, 6);
   }
 }
+
+#if MOE_HAVE_CUDA
+TEST(CudaFaults, WithoutADeviceAndWithAnOldDriverEveryRowSaysSo) {
+  const std::pair<const char*, const char*> faults[] = {
+      {"CUDA_VISIBLE_DEVICES=", "no usable CUDA device: "},
+      {"LD_LIBRARY_PATH=" MOE_FAKE_DRIVER_FOLDER, "driver for CUDA 12.4, built with CUDA "}};
+  for (const auto& [environment, reason] : faults) {
+    SCOPED_TRACE(environment);
+    const std::string run = "bench run -t moe_journey -q --format json";
+    const Said said = run_moe(run + " --backend cuda" + kTiny, environment);
+    EXPECT_EQ(said.code, 6) << said.err;
+    EXPECT_EQ(test::schema_errors(said.out), "");
+    const test::Json object = test::Json::parse(said.out);
+    EXPECT_EQ(object["rows"].size(), list_levels().size());
+    for (const test::Json& row : object["rows"]) {
+      EXPECT_EQ(row["status"], "skipped");
+      EXPECT_EQ(row["backend"], "cuda");
+      EXPECT_NE(row["reason"].get<std::string>().find(reason), std::string::npos) << row["reason"];
+    }
+    EXPECT_TRUE(object["device"].is_null());
+    for (const char* command :
+         {"roofline --backend cuda", "verify -t moe_journey:0 --backend cuda",
+          "verify -q --backend cuda --fuzz 2", "explain auto --backend cuda"}) {
+      const Said other = run_moe(command, environment);
+      EXPECT_EQ(other.code, 6) << command << other.out << other.err;
+      EXPECT_NE((other.out + other.err).find(reason), std::string::npos) << other.out << other.err;
+    }
+    EXPECT_NE(run_moe("bench list-targets", environment).out.find(reason), std::string::npos);
+    // Without --backend the CPU is used, as if there were no CUDA in this build.
+    const Said cpu =
+        run_moe("bench run -t moe_journey:memefficient -q --format json" + kTiny, environment);
+    EXPECT_EQ(cpu.code, 0) << cpu.err;
+    EXPECT_EQ(test::Json::parse(cpu.out)["rows"][0]["backend"], "cpu");
+  }
+}
+#endif
 
 TEST(Run, JsonFollowsTheSchema) {
   const Said said = run_moe("bench run -t moe_journey -q --format json" + kTiny);
@@ -174,11 +230,28 @@ TEST(List, TargetsOnePerLine) {
   const std::size_t targets = 2 * (list_levels().size() + list_variants().size());
   const Said said = run_moe("bench list-targets");
   EXPECT_EQ(said.code, 0);
-  EXPECT_EQ(static_cast<std::size_t>(std::count(said.out.begin(), said.out.end(), '\n')), targets);
+  std::size_t listed = 0;
+  std::size_t reasons = 0;
+  std::istringstream lines(said.out);
+  for (std::string line; std::getline(lines, line);) {
+    if (line.starts_with("moe_")) ++listed;
+    if (line.starts_with("* ")) ++reasons;
+    EXPECT_TRUE(line.starts_with("moe_") || line.starts_with("* ")) << line;
+  }
+  EXPECT_EQ(listed, targets);
   EXPECT_TRUE(said.out.starts_with("moe_journey:naive ")) << said.out;
   const test::Json array = test::Json::parse(run_moe("bench list-targets --json").out);
   EXPECT_EQ(array.size(), targets);
   EXPECT_EQ(array[0]["target"], "moe_journey:naive");
+  // Every level that is said to be unable to run has a reason, and the text has each reason once.
+  std::set<std::string> said_reasons;
+  for (const test::Json& target : array) {
+    for (const auto& [backend, reason] : target["cannot_run"].items()) {
+      EXPECT_NE(reason, "");
+      said_reasons.insert(backend + ": " + reason.get<std::string>());
+    }
+  }
+  EXPECT_EQ(reasons, said_reasons.size());
 }
 
 TEST(Verify, PassesAndFuzzes) {
@@ -208,6 +281,7 @@ TEST(Explain, EveryLevelHasItsReasons) {
 TEST(Others, PresetsDoctorRooflineVersion) {
   EXPECT_EQ(run_moe("presets list").code, 0);
   EXPECT_NE(run_moe("presets show gpt-oss-20b").out.find("2880"), std::string::npos);
+  EXPECT_NE(run_moe("presets show gpt-oss-120b").out.find("128"), std::string::npos);
   EXPECT_EQ(test::Json::parse(run_moe("presets show lab --json").out)["hidden"], 1024);
   const Said doctor = run_moe("doctor");
   EXPECT_EQ(doctor.code, 0);

@@ -73,7 +73,7 @@ class Memory : public testing::TestWithParam<std::tuple<std::string, DType>> {
   [[nodiscard]] DType dtype() const { return std::get<1>(GetParam()); }
 };
 INSTANTIATE_TEST_SUITE_P(Conformance, Memory,
-                         testing::Combine(testing::ValuesIn(cpu_levels()),
+                         testing::Combine(testing::ValuesIn(levels_under_test()),
                                           testing::Values(DType::kF32, DType::kBF16)),
                          [](const auto& parameter) {
                            return std::get<0>(parameter.param) + "_" +
@@ -148,7 +148,7 @@ TEST_P(Memory, NoAllocationInForwardFromLevel3On) {
       {.tokens = 128, .hidden = 256, .intermediate = 192, .experts = 8, .top_k = 2}, dtype()};
   const OwnedWeights weights = make_weights(problem, 33);
   MOE_CREATE_OR_SKIP(layer, options_of(level().name, problem), weights.view());
-  EXPECT_EQ(layer.memory().transient, 0U);
+  EXPECT_EQ(layer->memory().transient, 0U);
   const Tensor y(dtype(), {128, 256});
   const Tensor first = make_input(problem, 33, 0);
   const Tensor second = make_input(problem, 33, 1);
@@ -169,8 +169,8 @@ TEST_P(Memory, PredictionEqualsTheLayer) {
   const LayerOptions options = options_of(level().name, problem);
   MOE_CREATE_OR_SKIP(layer, options, weights.view());
   const MemoryNeeds predicted = Layer::predict(options);
-  EXPECT_EQ(predicted.workspace, layer.workspace_bytes());
-  EXPECT_EQ(predicted.total(), layer.memory().total());
+  EXPECT_EQ(predicted.workspace, layer->workspace_bytes());
+  EXPECT_EQ(predicted.total(), layer->memory().total());
   if (predicted.total() < 2) return;
   LayerOptions limited = options;
   limited.workspace_limit = predicted.total() - 1;
@@ -196,14 +196,15 @@ TEST_P(Memory, ResidentMemoryStaysWithinThePrediction) {
   const Tensor y(dtype(), {tokens, 768});
   layer.forward(x.view(),
                 y.view());  // threads, lazily bound libraries and y are resident from here on
-  layer.release_workspace_pages();
+  layer->release_workspace_pages();
   reset_peak_resident();
   const std::uint64_t before = resident_bytes();
   if (before == 0) GTEST_SKIP() << "/proc does not tell resident memory";
   layer.forward(x.view(), y.view());
   const std::uint64_t peak = peak_resident_bytes();
   const std::uint64_t used = peak > before ? peak - before : 0;
-  const double predicted = static_cast<double>(layer.memory().workspace + layer.memory().transient);
+  const double predicted =
+      static_cast<double>(layer->memory().workspace + layer->memory().transient);
   constexpr double kNoise = 2 << 20;
   EXPECT_LE(static_cast<double>(used), 1.1 * predicted + kNoise) << "predicted " << predicted;
   EXPECT_GE(static_cast<double>(used), 0.9 * predicted - kNoise) << "predicted " << predicted;

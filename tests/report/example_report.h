@@ -32,6 +32,7 @@ inline BenchRow example_row(int number, const std::string& name, double median_u
   row.bytes_needed = 3 << 20;
   row.active_experts = 8;
   row.max_over_mean = 1.2;
+  row.launch = Launch::kEager;
   row.threads = 2;
   row.isa = "avx512f";
   return row;
@@ -71,7 +72,7 @@ inline report::Report example_report() {
   report.ceilings.samples = 5;
   report.ceilings.fp32_gflops = 230;
   report.ceilings.read_gbs = 31.4;
-  report.noise = {{"grouped", 256, 0.012}};
+  report.noise = {{"grouped", 256, Cache::kHot, Launch::kEager, 0.012}};
   std::vector<BenchRow> rows = {example_row(0, "naive", 2.1e6),
                                 without_time(1, "batched", RowStatus::kOutOfMemory),
                                 without_time(2, "fused", RowStatus::kTimeout),
@@ -90,6 +91,54 @@ inline report::Report example_report() {
   for (const BenchRow& row : rows) {
     report.rows.push_back({row, "moe_journey:" + row.level.name, "./moe bench run"});
   }
+  return report;
+}
+
+/// The same as a GPU would have reported it.
+inline report::Report example_gpu_report() {
+  report::Report report = example_report();
+  report.backend = Backend::kCuda;
+  report.device = DeviceInfo{.name = "An Accelerator",
+                             .uuid = "GPU-00000000-0000-0000-0000-000000000000",
+                             .driver = "13.0",
+                             .runtime = "13.0",
+                             .compute_capability = "9.0",
+                             .library = "cuBLASLt 13.1.0",
+                             .multiprocessors = 100,
+                             .l2_bytes = 50 << 20,
+                             .memory_bytes = std::uint64_t{140} << 30};
+  report.ceilings.isa = "sm_90";
+  report.ceilings.threads = 0;
+  report.ceilings.bf16_gflops = 700e3;
+  report.ceilings.fp8_gflops = 1300e3;
+  report.ceilings.copy_gbs = 4100;
+  for (report::ReportRow& row : report.rows) {
+    BenchRow& bench = row.bench;
+    bench.cache = Cache::kCold;
+    if (bench.samples == 0) continue;
+    bench.twin_us = 1000;
+    bench.twin_fraction = 1000 / bench.median_us;
+    bench.floor_us = 1100;
+    bench.floor_fraction = 1100 / bench.median_us;
+    bench.sm_clock_mhz = 1300 + bench.level.number;
+    bench.power_w = 650;
+    bench.temperature_c = 60;
+    bench.throttle = "sw power cap";
+  }
+  report.rows[4].bench.launch = Launch::kGraph;
+  report.rows[4].bench.kernels =
+      KernelProfile{.forwards = 5,
+                    .kernels = {{"gemm", 16, 200, 0.8, 3e6},
+                                {"a_kernel_with_a_long_name<bf16, 8>", 1, 50, 0.2, {}}},
+                    .launches = 17,
+                    .span_us = 260,
+                    .busy_us = 240,
+                    .gap_us = 20,
+                    .overlap_us = 10,
+                    .largest_gap_us = 12,
+                    .largest_gap_before = "gemm",
+                    .lost = 0};
+  report.rows[0].bench.kernels_reason = "libcupti.so.13 is not on this machine";
   return report;
 }
 

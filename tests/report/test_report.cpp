@@ -41,6 +41,49 @@ TEST(Table, FitsIn110ColumnsAndHasNoTrailingSpaces) {
   }
 }
 
+TEST(Table, OfAGpuShowsTheTwinAndTheConditions) {
+  const report::Report report = test::example_gpu_report();
+  const std::string text = render(report, Format::kTable, false);
+  const auto lines = lines_of(text);
+  for (const std::string& line : lines) EXPECT_LE(line.size(), 110U) << line;
+  EXPECT_NE(line_with(lines, "level").find(" twin "), std::string::npos) << text;
+  EXPECT_NE(line_with(lines, "4 grouped").find("0.3 %"), std::string::npos) << text;
+  EXPECT_NE(line_with(lines, "4 grouped").find("[graph] does what"), std::string::npos) << text;
+  EXPECT_NE(line_with(lines, "0 naive").find("[eager] does what"), std::string::npos) << text;
+  EXPECT_EQ(text.find("[cold]"), std::string::npos) << "all rows are, and the last lines say so";
+  EXPECT_NE(line_with(lines, "measured").find("with cold caches"), std::string::npos) << text;
+  EXPECT_NE(line_with(lines, "twin").find("1.00 ms cold, floor 1.10 ms"), std::string::npos);
+  EXPECT_NE(line_with(lines, "clocks").find("1300 MHz (naive, 650 W, 60 C) to 1304 MHz"),
+            std::string::npos)
+      << text;
+  EXPECT_NE(line_with(lines, "device").find("An Accelerator"), std::string::npos);
+  EXPECT_NE(line_with(lines, "ceilings").find("fp8 1300.0 TFLOP/s"), std::string::npos) << text;
+}
+
+TEST(Table, ShowsTheKernelsOfALevel) {
+  const std::string text = render(test::example_gpu_report(), Format::kTable, false);
+  const auto lines = lines_of(text);
+  EXPECT_EQ(line_with(lines, "kernels of 4 grouped"),
+            "kernels of 4 grouped: 17 launches in 260.0 us, 92 % of them busy; largest gap 12.0 us "
+            "before gemm")
+      << text;
+  EXPECT_NE(text.find("\n    200.0 us     80 %        16  2.86 MiB   gemm\n"), std::string::npos)
+      << text;
+  EXPECT_NE(text.find("    50.0 us     20 %         1  -          a_kernel_with"),
+            std::string::npos)
+      << text;
+  EXPECT_NE(line_with(lines, "kernels of 0 naive").find("libcupti.so.13 is not"),
+            std::string::npos);
+  EXPECT_EQ(render(test::example_report(), Format::kTable, false).find("kernels of"),
+            std::string::npos);
+  const test::Json row =
+      test::Json::parse(render(test::example_gpu_report(), Format::kJson, false))["rows"][4];
+  EXPECT_EQ(row["kernels"]["by_name"][0]["bytes"], 3e6);
+  EXPECT_TRUE(row["kernels"]["by_name"][1]["bytes"].is_null());
+  EXPECT_NE(render(test::example_gpu_report(), Format::kMarkdown, false).find("kernels of 4"),
+            std::string::npos);
+}
+
 TEST(Table, ColumnsAreAligned) {
   const auto lines = lines_of(render(test::example_report(), Format::kTable, false));
   const std::string& head = line_with(lines, "level");
@@ -106,12 +149,62 @@ TEST(ScaleTable, HasALinePerTokenCount) {
   EXPECT_NE(text.find("batched from T=256: out of memory"), std::string::npos) << text;
 }
 
+TEST(ScaleTable, ComparesTheGainsAtFewAndAtManyTokens) {
+  report::Report report = test::example_report();
+  report.suite = "moe_scale";
+  report.scale_reasons["grouped"] = "rows per expert grow";
+  for (report::ReportRow& row : report.rows) row.bench.problem.shape.tokens = 2048;
+  report::Report more = report;
+  for (const std::int64_t tokens : {std::int64_t{4096}, std::int64_t{8192}}) {
+    for (report::ReportRow row : more.rows) {
+      row.bench.problem.shape.tokens = tokens;
+      if (row.bench.level.name == "grouped") {
+        row.bench.gain_vs_previous = 3.5;
+        row.bench.distinguishable = true;
+      }
+      report.rows.push_back(row);
+    }
+  }
+  const auto lines = lines_of(render(report, Format::kTable, false));
+  EXPECT_EQ(line_with(lines, "level"),
+            "level           at T=2048                 at T=8192                 why");
+  EXPECT_EQ(line_with(lines, "4 grouped"),
+            "4 grouped       ~1.01x over memefficient  3.50x over memefficient   rows per expert grow");
+  EXPECT_EQ(line_with(lines, "1 batched"),
+            "1 batched       out_of_memory             out_of_memory");
+  for (const std::string& line : lines) EXPECT_LE(line.size(), 110U) << line;
+}
+
 TEST(Json, FollowsItsSchema) {
   EXPECT_EQ(test::schema_errors(render(test::example_report(), Format::kJson, false)), "");
   report::Report empty = test::example_report();
   empty.rows.clear();
   empty.noise.clear();
   EXPECT_EQ(test::schema_errors(render(empty, Format::kJson, false)), "");
+}
+
+TEST(Json, OfAGpuFollowsTheSchema) {
+  const std::string text = render(test::example_gpu_report(), Format::kJson, false);
+  EXPECT_EQ(test::schema_errors(text), "");
+  const test::Json object = test::Json::parse(text);
+  EXPECT_EQ(object["device"]["multiprocessors"], 100);
+  EXPECT_EQ(object["ceilings"]["fp8_gflops"], 1300e3);
+  const test::Json& row = object["rows"][4];
+  EXPECT_EQ(row["launch"], "graph");
+  EXPECT_EQ(row["cache"], "cold");
+  EXPECT_EQ(row["twin_ms"], 1.0);
+  EXPECT_EQ(row["twin_fraction"], 1000 / 298e3);
+  EXPECT_EQ(row["floor_ms"], 1.1);
+  EXPECT_EQ(row["floor_fraction"], 1100 / 298e3);
+  EXPECT_EQ(row["sm_clock_mhz"], 1304);
+  EXPECT_EQ(row["power_w"], 650.0);
+  EXPECT_EQ(row["temperature_c"], 60);
+  EXPECT_EQ(row["throttle"], "sw power cap");
+  EXPECT_TRUE(object["rows"][1]["twin_ms"].is_null());
+  EXPECT_TRUE(object["rows"][5]["launch"].is_null()) << "nothing ran and nothing was asked for";
+  const test::Json cpu = test::Json::parse(render(test::example_report(), Format::kJson, false));
+  EXPECT_TRUE(cpu["device"].is_null());
+  EXPECT_EQ(cpu["rows"][0]["cache"], "hot");
 }
 
 TEST(Json, SchemaCheckFindsWhatIsWrong) {
@@ -126,6 +219,10 @@ TEST(Json, SchemaCheckFindsWhatIsWrong) {
   EXPECT_NE(broken("/rows/0/status", "fine"), "");
   EXPECT_NE(broken("/rows/0/level", 0.5), "");
   EXPECT_NE(broken("/rows/0/extra", 1), "");
+  EXPECT_NE(broken("/rows/0/cache", "warm"), "");
+  EXPECT_NE(broken("/rows/0/launch", "auto"), "");
+  EXPECT_NE(broken("/rows/0/sm_clock_mhz", 1300.5), "");
+  EXPECT_NE(broken("/device", test::Json{{"name", "no more"}}), "");
   EXPECT_NE(broken("/schema", "moe-result-0"), "");
   EXPECT_NE(broken("/machine/libraries/fmt", 9), "");
   test::Json bad = good;
@@ -168,6 +265,16 @@ TEST(Json, HasTheFieldsOfTheContract) {
                           "peak_bytes",
                           "bytes_needed",
                           "isa",
+                          "launch",
+                          "cache",
+                          "twin_ms",
+                          "twin_fraction",
+                          "floor_ms",
+                          "floor_fraction",
+                          "sm_clock_mhz",
+                          "power_w",
+                          "temperature_c",
+                          "throttle",
                           "repro"}) {
     EXPECT_TRUE(object["rows"][0].contains(key)) << key;
   }

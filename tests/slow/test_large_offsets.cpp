@@ -19,7 +19,7 @@ constexpr std::int64_t kInt32Limit = std::int64_t{1} << 31;
 constexpr std::uint64_t kGiB = std::uint64_t{1} << 30;
 
 class LargeOffsets : public testing::TestWithParam<std::string> {};
-INSTANTIATE_TEST_SUITE_P(Slow, LargeOffsets, testing::ValuesIn(cpu_levels()),
+INSTANTIATE_TEST_SUITE_P(Slow, LargeOffsets, testing::ValuesIn(levels_under_test()),
                          [](const auto& parameter) { return parameter.param; });
 
 /// `count` normal values from element `first` on, of the given deviation.

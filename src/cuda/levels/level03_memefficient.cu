@@ -47,6 +47,9 @@ class MemEfficient final : public CudaLevel {
     }
   }
 
+  /// The arena is there, the router's kernels are chosen: forward only launches.
+  [[nodiscard]] std::string uncapturable() const override { return {}; }
+
  private:
   struct Scratch {
     Routing routing;           // of one chunk

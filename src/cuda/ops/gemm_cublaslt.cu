@@ -31,6 +31,13 @@ cudaDataType_t cuda_type(DType dtype) {
   return dtype == DType::kF32 ? CUDA_R_32F : CUDA_R_16BF;
 }
 
+cudaDataType_t input_type(const MatmulSpec& spec) {
+  return spec.e4m3 ? CUDA_R_8F_E4M3 : cuda_type(spec.in);
+}
+std::size_t input_size(const MatmulSpec& spec) {
+  return spec.e4m3 ? 1 : size_of(spec.in);
+}
+
 /// One of the library's descriptors, with its destructor.
 template <class Handle, cublasStatus_t (*kDestroy)(Handle)>
 class Descriptor {
@@ -55,6 +62,11 @@ template <class Value>
 void set(const Layout& layout, cublasLtMatrixLayoutAttribute_t attribute, const Value& value) {
   MOE_CUBLAS_CHECK(
       cublasLtMatrixLayoutSetAttribute(layout.get(), attribute, &value, sizeof(value)));
+}
+template <class Value>
+void set(const Operation& operation, cublasLtMatmulDescAttributes_t attribute, const Value& value) {
+  MOE_CUBLAS_CHECK(
+      cublasLtMatmulDescSetAttribute(operation.get(), attribute, &value, sizeof(value)));
 }
 template <class Value>
 void set(const Preference& preference, cublasLtMatmulPreferenceAttributes_t attribute,
@@ -136,7 +148,7 @@ struct Matmul::State {
     // Partial sums of a split k stay in fp32.
     set(preference, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK,
         static_cast<std::uint32_t>(CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE));
-    const auto in_bytes = static_cast<std::uint32_t>(wide ? 16 : size_of(spec.in));
+    const auto in_bytes = static_cast<std::uint32_t>(wide ? 16 : input_size(spec));
     const auto out_bytes = static_cast<std::uint32_t>(wide ? 16 : size_of(spec.out));
     set(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, in_bytes);
     set(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, in_bytes);
@@ -168,7 +180,7 @@ struct Matmul::State {
 
   /// Whether the strides, fixed for all calls, allow 16-byte accesses.
   [[nodiscard]] bool strides_are_wide() const {
-    const auto in = static_cast<std::int64_t>(size_of(spec.in));
+    const auto in = static_cast<std::int64_t>(input_size(spec));
     const auto out = static_cast<std::int64_t>(size_of(spec.out));
     const std::int64_t a_stride = spec.a_stride == 0 ? spec.k : spec.a_stride;
     return spec.k * in % 16 == 0 && a_stride * in % 16 == 0 && spec.n * out % 16 == 0 &&
@@ -192,7 +204,8 @@ struct Matmul::State {
     if (found.empty()) {
       fail(ErrorCode::kUnsupported,
            "cuBLASLt has no kernel for m={} n={} k={} {} to {}, aligned to {} bytes", key.first,
-           spec.n, spec.k, name_of(spec.in), name_of(spec.out), wide ? 16 : size_of(spec.in));
+           spec.n, spec.k, spec.e4m3 ? "e4m3" : name_of(spec.in), name_of(spec.out),
+           wide ? 16 : input_size(spec));
     }
     return algorithms.emplace(key, found.front()).first->second;
   }
@@ -206,11 +219,19 @@ Matmul::Matmul(CublasLt& library, const MatmulSpec& spec) : state_(std::make_uni
   const auto k = static_cast<std::uint64_t>(spec.k);
   const std::int64_t a_stride = spec.a_stride == 0 ? spec.k : spec.a_stride;
   MOE_CUBLAS_CHECK(cublasLtMatmulDescCreate(s.operation.out(), CUBLAS_COMPUTE_32F, CUDA_R_32F));
-  const cublasOperation_t transpose = CUBLAS_OP_T;
-  MOE_CUBLAS_CHECK(cublasLtMatmulDescSetAttribute(s.operation.get(), CUBLASLT_MATMUL_DESC_TRANSA,
-                                                  &transpose, sizeof(transpose)));
-  MOE_CUBLAS_CHECK(cublasLtMatrixLayoutCreate(s.w.out(), cuda_type(spec.in), k, n, spec.k));
-  MOE_CUBLAS_CHECK(cublasLtMatrixLayoutCreate(s.a.out(), cuda_type(spec.in), k, 1, a_stride));
+  set(s.operation, CUBLASLT_MATMUL_DESC_TRANSA, CUBLAS_OP_T);
+  if (spec.e4m3) {
+    set(s.operation, CUBLASLT_MATMUL_DESC_FAST_ACCUM, std::int8_t{1});
+    // What the library calls A is our W.
+    if (spec.scale_w != nullptr) {
+      set(s.operation, CUBLASLT_MATMUL_DESC_A_SCALE_POINTER, spec.scale_w);
+    }
+    if (spec.scale_a != nullptr) {
+      set(s.operation, CUBLASLT_MATMUL_DESC_B_SCALE_POINTER, spec.scale_a);
+    }
+  }
+  MOE_CUBLAS_CHECK(cublasLtMatrixLayoutCreate(s.w.out(), input_type(spec), k, n, spec.k));
+  MOE_CUBLAS_CHECK(cublasLtMatrixLayoutCreate(s.a.out(), input_type(spec), k, 1, a_stride));
   MOE_CUBLAS_CHECK(cublasLtMatrixLayoutCreate(s.c.out(), cuda_type(spec.out), n, 1, spec.n));
   set(s.w, CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET, spec.batch_stride_w);
   set(s.a, CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET, spec.batch_stride_a);
@@ -269,17 +290,19 @@ void Matmul::run(const void* a, const void* w, void* c, std::int64_t m, cudaStre
   const float zero = 0;
   for (std::int64_t first = 0; first < batch; first += kMostBatch) {
     const std::int64_t count = std::min(kMostBatch, batch - first);
-    const auto offset = [&](std::int64_t stride, DType dtype) {
-      return first * stride * static_cast<std::int64_t>(size_of(dtype));
+    const auto offset = [&](std::int64_t stride, std::size_t size) {
+      return first * stride * static_cast<std::int64_t>(size);
     };
     const cublasLtMatmulAlgo_t algorithm = to_library(s.algorithm(m, count, wide));
     s.set_sizes(m, count);
-    std::byte* const out = static_cast<std::byte*>(c) + offset(s.spec.batch_stride_c, s.spec.out);
+    std::byte* const out =
+        static_cast<std::byte*>(c) + offset(s.spec.batch_stride_c, size_of(s.spec.out));
     MOE_CUBLAS_CHECK(cublasLtMatmul(
         s.library->handle, s.operation.get(), &one,
-        static_cast<const std::byte*>(w) + offset(s.spec.batch_stride_w, s.spec.in), s.w.get(),
-        static_cast<const std::byte*>(a) + offset(s.spec.batch_stride_a, s.spec.in), s.a.get(),
-        &zero, out, s.c.get(), out, s.c.get(), &algorithm,
+        static_cast<const std::byte*>(w) + offset(s.spec.batch_stride_w, input_size(s.spec)),
+        s.w.get(),
+        static_cast<const std::byte*>(a) + offset(s.spec.batch_stride_a, input_size(s.spec)),
+        s.a.get(), &zero, out, s.c.get(), out, s.c.get(), &algorithm,
         s.library->workspace.as<std::byte>() + static_cast<std::size_t>(lane) * s.lane_bytes(),
         s.lane_bytes(), stream));
   }

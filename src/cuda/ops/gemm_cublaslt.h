@@ -39,7 +39,8 @@ class CublasLt {
 struct MatmulSpec {
   std::int64_t n = 0;
   std::int64_t k = 0;
-  DType in = DType::kF32;     // A and W
+  DType in = DType::kF32;     // A and W, unless they are
+  bool e4m3 = false;          // FP8 (e4m3), with fast accumulation; n and k are multiples of 16
   DType out = DType::kF32;    // C
   std::int64_t a_stride = 0;  // elements between rows of A; 0 = k
   // Of a batch: elements between the matrices of neighbours. W, A and C of entry b are at b · these.
@@ -48,6 +49,9 @@ struct MatmulSpec {
   std::int64_t batch_stride_c = 0;
   /// Calls that may run at once, each with its part of the workspace.
   int lanes = 1;
+  // Of e4m3: one factor for all of A and of W, in device memory; null = 1.
+  const float* scale_a = nullptr;
+  const float* scale_w = nullptr;
 };
 
 /// One of the library's kernels with its parameters. Bits of the library: meaningful for the same

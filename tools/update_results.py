@@ -182,7 +182,7 @@ def gains(path):
         return gain(row) if row["previous"] is None else f"{gain(row)} over `{row['previous']}`"
 
     symbols = level_symbols()
-    rows = [[f"`{name}`", cell(cells.get((few, name))), cell(cells.get((many, name))), scale_reason(symbols[name])]
+    rows = [[f"`{name}`", cell(cells.get((few, name))), cell(cells.get((many, name))), scale_reason(symbols.get(name, ""))]
             for name in dict.fromkeys(row["name"] for row in result["rows"])]
     return f"[{path}](/{path})\n\n" + table(["level", f"at T={few}", f"at T={many}", "why"], rows)
 
@@ -236,7 +236,7 @@ def level(name, folder):
             if row["name"] == name:
                 rows.append([f"[{shape_text(row)}](/{relative})"] + measured(row))
                 seen.append(row)
-    return table(["shape"] + measured_header(seen), rows)
+    return table(["shape"] + measured_header(seen), rows) if rows else f"(not measured yet: {folder})\n"
 
 
 def machine(path):

@@ -46,7 +46,7 @@ __device__ __forceinline__ void load_logits(const float* row, int lane, int expe
 
 /// The chosen slots of one token, spread over the lanes of its warp.
 struct Chosen {
-  unsigned key = 0;
+  float logit = 0;
   int expert = 0;
   int slot = -1;  // -1: this lane holds none
 };
@@ -75,14 +75,14 @@ __device__ __forceinline__ Chosen select_repeatedly(unsigned (&keys)[kPerLane], 
       }
     }
     position = __shfl_sync(kAllLanes, position, winner);
-    if (lane == slot - first) chosen = {top, winner * kPerLane + position, slot};
+    if (lane == slot - first) chosen = {logit_of(top), winner * kPerLane + position, slot};
   }
   return chosen;
 }
 
 /// The few experts of a token that may be chosen. Shared memory of one warp.
 struct alignas(16) Candidates {
-  unsigned keys[kWarpSize + 4];  // in order of their experts, then zeros up to a multiple of 4
+  float logits[kWarpSize + 4];  // in order of their experts, then NaN up to a multiple of 4
   int experts[kWarpSize];
 };
 
@@ -98,23 +98,26 @@ __device__ __forceinline__ unsigned find_threshold(unsigned key, int top_k, unsi
 #pragma unroll
     for (int round = 1; round < 8; ++round) lower();
   } else {
+#pragma unroll 1
     for (int round = 1; round < top_k; ++round) lower();
   }
   return threshold;
 }
 
 /// All K slots, K <= kWarpSize, one to a lane: the candidates are dealt out to the lanes and ranked
-/// by counting larger ones. Returns whether that was possible.
+/// by counting larger ones. `largest` is the largest logit of all. Returns whether that was possible.
 template <int kPerLane>
 __device__ __forceinline__ bool select_by_rank(const float (&logits)[kPerLane], int lane, int top_k,
                                                Candidates& candidates, Chosen& chosen,
-                                               unsigned& largest) {
+                                               float& largest) {
   constexpr unsigned kNegativeInfinity = 0x007fffffU;  // its key, which NaN has too
   float best = logits[0];
 #pragma unroll
   for (int i = 1; i < kPerLane; ++i) best = fmaxf(best, logits[i]);  // NaN loses
-  const unsigned threshold = find_threshold(key_of(best), top_k, largest);
+  unsigned largest_key = 0;
+  const unsigned threshold = find_threshold(key_of(best), top_k, largest_key);
   const float bound = logit_of(threshold);
+  largest = logit_of(largest_key);
   int mine = 0;
 #pragma unroll
   for (int i = 0; i < kPerLane; ++i) mine += logits[i] >= bound ? 1 : 0;
@@ -125,29 +128,30 @@ __device__ __forceinline__ bool select_by_rank(const float (&logits)[kPerLane], 
 #pragma unroll
   for (int i = 0; i < kPerLane; ++i) {
     if (logits[i] >= bound) {
-      candidates.keys[at] = key_of(logits[i]);
+      candidates.logits[at] = logits[i];
       candidates.experts[at++] = lane * kPerLane + i;
     }
   }
-  if (lane < 4) candidates.keys[total + lane] = 0;
+  const float none = __uint_as_float(0x7fffffffU);  // NaN: larger than nothing
+  if (lane < 4) candidates.logits[total + lane] = none;
   __syncwarp();
   const bool holds = lane < total;
-  const unsigned key = holds ? candidates.keys[lane] : 0;
+  const float logit = holds ? candidates.logits[lane] : none;
   int rank = 0;
   for (int other = 0; other < total; other += 4) {
-    const uint4 four = *reinterpret_cast<const uint4*>(candidates.keys + other);
-    rank += four.x > key ? 1 : 0;
-    rank += four.y > key ? 1 : 0;
-    rank += four.z > key ? 1 : 0;
-    rank += four.w > key ? 1 : 0;
+    const float4 four = *reinterpret_cast<const float4*>(candidates.logits + other);
+    rank += four.x > logit ? 1 : 0;
+    rank += four.y > logit ? 1 : 0;
+    rank += four.z > logit ? 1 : 0;
+    rank += four.w > logit ? 1 : 0;
   }
   const unsigned ranks = __reduce_or_sync(kAllLanes, holds ? 1U << rank : 0);
-  if (__popc(ranks) != total) {  // equal keys: the lower expert, in the lower lane, goes first
+  if (__popc(ranks) != total) {  // equal logits: the lower expert, in the lower lane, goes first
     for (int other = 0; other < total; ++other) {
-      rank += other < lane && candidates.keys[other] == key ? 1 : 0;
+      rank += other < lane && candidates.logits[other] == logit ? 1 : 0;
     }
   }
-  chosen = {key, candidates.experts[lane], holds && rank < top_k ? rank : -1};
+  chosen = {logit, candidates.experts[lane], holds && rank < top_k ? rank : -1};
   return true;
 }
 
@@ -166,15 +170,14 @@ __device__ __forceinline__ void softmax_top_k_of_row(const float (&logits)[kPerL
   // without that inf - inf would be NaN.
   const auto weigh = [](const Chosen& chosen, float largest) {
     if (chosen.slot < 0) return 0.0F;
-    const float logit = logit_of(chosen.key);
-    return logit == largest ? 1.0F : expf(logit - largest);
+    return chosen.logit == largest ? 1.0F : __expf(chosen.logit - largest);
   };
   Chosen chosen;
-  unsigned largest = 0;
+  float largest = 0;
   if (top_k <= kWarpSize && select_by_rank(logits, lane, top_k, candidates, chosen, largest)) {
-    const float weight = weigh(chosen, logit_of(largest));
+    const float weight = weigh(chosen, largest);
     const float sum = warp_sum(weight);
-    if (chosen.slot >= 0) sink.choose(chosen.slot, chosen.expert, weight / sum);
+    if (chosen.slot >= 0) sink.choose(chosen.slot, chosen.expert, __fdividef(weight, sum));
     return;
   }
   unsigned keys[kPerLane];
@@ -185,10 +188,10 @@ __device__ __forceinline__ void softmax_top_k_of_row(const float (&logits)[kPerL
   float sum = 0;
   for (int first = 0; first < top_k; first += kWarpSize) {
     chosen = select_repeatedly(keys, lane, first, min(top_k, first + kWarpSize));
-    if (first == 0) largest = __reduce_max_sync(kAllLanes, chosen.key);
-    float weight = weigh(chosen, logit_of(largest));
+    if (first == 0) largest = __shfl_sync(kAllLanes, chosen.logit, 0);  // slot 0
+    float weight = weigh(chosen, largest);
     sum += warp_sum(weight);
-    if (top_k <= kWarpSize) weight /= sum;
+    if (top_k <= kWarpSize) weight = __fdividef(weight, sum);
     if (chosen.slot >= 0) sink.choose(chosen.slot, chosen.expert, weight);
   }
   if (top_k > kWarpSize) {  // slot s was chosen by lane s % kWarpSize

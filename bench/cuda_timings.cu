@@ -20,6 +20,7 @@
 #include "cuda/ops/gemm_cublaslt.h"
 #include "cuda/ops/permute.h"
 #include "cuda/ops/router.h"
+#include "cuda/ops/routing.h"
 #include "cuda/ops/swiglu.h"
 #include "moe/error.h"
 #include "moe/verify.h"
@@ -33,11 +34,19 @@ struct NamedShape {
   std::vector<std::string> levels;
 };
 const std::vector<NamedShape> kShapes = {
-    {"lab-2k", {2048, 1024, 2048, 8, 2}, {"naive", "batched", "fused", "memefficient", "grouped"}},
-    {"lab-8k", {8192, 1024, 2048, 8, 2}, {"naive", "batched", "fused", "memefficient", "grouped"}},
-    {"mixtral-4k", {4096, 4096, 14336, 8, 2}, {"grouped"}},
-    {"qwen3-16k", {16384, 2048, 768, 128, 8}, {"grouped"}},
-    {"lab-64", {64, 1024, 2048, 8, 2}, {"memefficient", "grouped"}}};
+    {"lab-2k",
+     {2048, 1024, 2048, 8, 2},
+     {"naive", "naive_masked", "batched", "fused", "memefficient", "grouped", "graphs"}},
+    {"lab-8k",
+     {8192, 1024, 2048, 8, 2},
+     {"naive", "naive_masked", "batched", "fused", "memefficient", "grouped", "graphs"}},
+    {"mixtral-4k", {4096, 4096, 14336, 8, 2}, {"grouped", "graphs"}},
+    {"qwen3-16k", {16384, 2048, 768, 128, 8}, {"grouped", "graphs"}},
+    {"lab-1", {1, 1024, 2048, 8, 2}, {"grouped", "graphs"}},
+    {"lab-8", {8, 1024, 2048, 8, 2}, {"grouped", "graphs"}},
+    {"lab-64", {64, 1024, 2048, 8, 2}, {"memefficient", "grouped", "graphs"}},
+    {"lab-256", {256, 1024, 2048, 8, 2}, {"grouped", "graphs"}},
+    {"qwen3-64", {64, 2048, 768, 128, 8}, {"grouped", "graphs"}}};
 
 template <class... Values>
 void print(fmt::format_string<Values...> format, Values&&... values) {
@@ -109,6 +118,15 @@ class Timer {
     end_.wait();
     return end_.milliseconds_since(start_) * 1e3;
   }
+  /// Queued by a host that is idle before, cold.
+  Times eager(const std::function<void()>& work, int samples = 31) {
+    std::vector<double> times;
+    for (int i = -3; i < samples; ++i) {
+      const double us = sample(work, true, true);
+      if (i >= 0) times.push_back(us);
+    }
+    return summarise(std::move(times));
+  }
   Times graph(const std::function<void()>& queue, bool cold, int samples = 31) {
     const Graph graph(stream_, queue);
     std::vector<double> times;
@@ -145,6 +163,27 @@ void time_against_copy(Timer& timer, cudaStream_t stream, const std::string& nam
         R"("copy_us":{:.2f},"share_of_copy":{:.3f}}})",
         name, static_cast<std::int64_t>(bytes), mine.median_us, mine.iqr_us,
         bytes / mine.median_us * 1e-6, copy.median_us, copy.median_us / mine.median_us);
+}
+
+/// What level 4's host read of the counts costs: the device is idle from the copy of expert_offsets
+/// until the host has seen it and launched what comes next.
+void time_host_read(Timer& timer, cudaStream_t stream, const DeviceBuffer& offsets) {
+  const PinnedBuffer on_host(offsets.size());
+  const auto forward = [&](bool reads) {
+    return timer.eager([&, reads] {
+      empty_kernel<<<1, 32, 0, stream>>>();
+      if (reads) {
+        MOE_CUDA_CHECK(cudaMemcpyAsync(on_host.as<void>(), offsets.data(), offsets.size(),
+                                       cudaMemcpyDeviceToHost, stream));
+        MOE_CUDA_CHECK(cudaStreamSynchronize(stream));
+      }
+      empty_kernel<<<1, 32, 0, stream>>>();
+    });
+  };
+  const Times with = forward(true);
+  const Times without = forward(false);
+  print(R"({{"op":"host read of the counts","bytes":{},"with_us":{:.2f},"without_us":{:.2f}}})",
+        offsets.size(), with.median_us, without.median_us);
 }
 
 void time_ops(CudaDevice& device) {
@@ -184,13 +223,20 @@ void time_ops(CudaDevice& device) {
     for (const bool cold : {true, false}) {
       const Times first = timer.graph(top_k, cold);
       const Times second = timer.graph(sort, cold);
-      const Times both = timer.graph([&] { top_k(), sort(); }, cold);
+      const Times one = timer.graph(
+          [&] {
+            route_rows(device_logits.as<float>(), tokens, kExperts, kTopK, idx.as<std::int32_t>(),
+                       weights.as<float>(), permutation, device.facts(), stream);
+          },
+          cold);
       print(R"({{"op":"routing","tokens":{},"experts":{},"top_k":{},"cache":"{}",)"
-            R"("softmax_top_k_us":{:.2f},"build_permutation_us":{:.2f},"both_us":{:.2f}}})",
+            R"("softmax_top_k_us":{:.2f},"build_permutation_us":{:.2f},"route_rows_us":{:.2f}}})",
             tokens, kExperts, kTopK, cold ? "cold" : "hot", first.median_us, second.median_us,
-            both.median_us);
+            one.median_us);
     }
   }
+
+  time_host_read(timer, stream, offsets);
 
   struct Move {
     std::int64_t hidden, intermediate;

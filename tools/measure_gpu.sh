@@ -51,6 +51,7 @@ bench scale_lab_bf16 120 -t moe_scale --preset lab
 # Few tokens, where launches count.
 bench sweep_lab_bf16 40 "${upper[@]}" --preset lab "${small[@]}"
 bench sweep_qwen3-30b-a3b_bf16 40 "${upper[@]}" --preset qwen3-30b-a3b "${small[@]}"
+bench launches_lab_bf16 40 "${upper[@]}" --preset lab --axis "tokens=1,8,64,256,8192" --launch both
 # What does not help.
 if grep -q "^moe_myths" <<<"$targets"; then
   bench myths_lab_bf16 60 -t moe_myths

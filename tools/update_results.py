@@ -11,6 +11,7 @@ Views:
     journey FILE [TOKENS]  every row of one result file, or those of one token count
     scale FILE             levels by tokens, from a file of -t moe_scale
     gains FILE             of the same: each level's gain over the one before at 2048 and at 8192 tokens, and why
+    launches FILE          each level launched kernel by kernel and as a graph, from a file of --launch both
     twins FOLDER           shapes by levels: the share of the dense twin, from the journey files of a folder
     kernels FILE NAME      the kernels of one level, from a file of --profile kernels
     level NAME FOLDER      one level in every journey and sweep file of a folder, sorted by file name
@@ -159,6 +160,17 @@ def scale(path):
     return f"{title} ([{path}](/{path}))\n\n" + table(["tokens"] + [f"`{name}`" for name in names], rows)
 
 
+def launches(path):
+    result = load(path)
+    medians = {(row["tokens"], row["name"], row["launch"]): row["median_us"] for row in result["rows"] if row["status"] == "ok"}
+    lines = []
+    for tokens, name in dict.fromkeys((row["tokens"], row["name"]) for row in result["rows"]):
+        eager, graph = medians.get((tokens, name, "eager")), medians.get((tokens, name, "graph"))
+        ratio = eager / graph if eager and graph else None
+        lines.append([tokens, f"`{name}`", time_text(eager), time_text(graph), number(ratio, ".2f", "x")])
+    return f"[{path}](/{path})\n\n" + table(["tokens", "level", "eager", "graph", "gain"], lines)
+
+
 def scale_reason(symbol):
     page = ROOT / "docs" / "levels" / f"{symbol}.md"
     found = REASON.search(page.read_text(encoding="utf-8")) if page.exists() else None
@@ -245,7 +257,7 @@ def machine(path):
     return table(["what", "value"], [[key, about[key]] for key in about if not isinstance(about[key], (dict, list))])
 
 
-VIEWS = {"journey": journey, "twins": twins, "scale": scale, "gains": gains, "kernels": kernels, "level": level, "machine": machine}
+VIEWS = {"journey": journey, "twins": twins, "scale": scale, "launches": launches, "gains": gains, "kernels": kernels, "level": level, "machine": machine}
 
 
 def missing(arguments):

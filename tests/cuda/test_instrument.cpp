@@ -171,6 +171,20 @@ TEST_F(CudaBench, ALevelThatOnlyQueuesWorkIsRecorded) {
   EXPECT_EQ(result.rows[3].status, RowStatus::kSkipped) << "it waits for the device in the middle";
 }
 
+TEST_F(CudaBench, RecordedForwardsOfEveryLevelAreRight) {
+  BenchOptions options = bench_options({});
+  options.launches = {Launch::kGraph};
+  std::size_t recorded = 0;
+  for (const BenchRow& row : bench(options).rows) {
+    if (row.status == RowStatus::kSkipped) continue;
+    ++recorded;
+    EXPECT_EQ(row.status, RowStatus::kOk) << row.level.name << ": " << row.reason;
+    EXPECT_EQ(row.launch, Launch::kGraph) << row.level.name;
+    EXPECT_TRUE(row.verified) << row.level.name;
+  }
+  EXPECT_GE(recorded, 2U) << "memefficient and graphs run on every GPU";
+}
+
 TEST_F(CudaBench, WhatDoesNotFitIsARowAndTheOthersRun) {
   BenchOptions options = bench_options({"batched", "memefficient"});
   options.layer.problem.shape = {1 << 16, 1024, 2048, 4, 2};  // 2^17 gathered matrices of 4 MiB

@@ -153,6 +153,7 @@ class Persistent final : public CudaLevel {
     combine(context, y, b);
   }
 
+  [[nodiscard]] std::string uncapturable() const override { return {}; }
   [[nodiscard]] std::string plan() const override {
     const Shape& shape = problem_.shape;
     const PaddedShape padded(shape);

@@ -4,11 +4,11 @@
 #include "core/check.h"
 #include "cuda/ceilings.h"
 #include "cuda/check.h"
-#include "cuda/recorded_graph.h"
 #include "cuda/kernel_profile.h"
 #include "cuda/nvml.h"
 #include "cuda/ops/fingerprint.h"
 #include "cuda/ops/gemm_cublaslt.h"
+#include "cuda/recorded_graph.h"
 #include "cuda/stopwatch.h"
 #include "cuda/twin.h"
 

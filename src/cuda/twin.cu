@@ -3,9 +3,9 @@
 #include <cmath>
 
 #include "cuda/check.h"
-#include "cuda/recorded_graph.h"
 #include "cuda/ops/fill.h"
 #include "cuda/ops/gemm_cublaslt.h"
+#include "cuda/recorded_graph.h"
 
 namespace moe::cuda {
 namespace {

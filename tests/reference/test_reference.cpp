@@ -51,7 +51,8 @@ TEST(Reference, OneTokenByHand) {
   EXPECT_NEAR(choice.weights[0], first, 1e-15);
   EXPECT_NEAR(choice.weights[1], 1 - first, 1e-15);
 
-  const auto answers = evaluate(problem, Operands::kAsStored, weights.view(), x.view(), routes, {0});
+  const auto answers =
+      evaluate(problem, Operands::kAsStored, weights.view(), x.view(), routes, {0});
   const double act2 = silu(3) * 2;
   const double act1 = silu(2) * 2;
   EXPECT_NEAR(answers[0][0].y[0], first * 3 * act2 + (1 - first) * 2 * act1, 1e-13);

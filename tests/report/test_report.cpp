@@ -168,8 +168,9 @@ TEST(ScaleTable, ComparesTheGainsAtFewAndAtManyTokens) {
   const auto lines = lines_of(render(report, Format::kTable, false));
   EXPECT_EQ(line_with(lines, "level"),
             "level           at T=2048                 at T=8192                 why");
-  EXPECT_EQ(line_with(lines, "4 grouped"),
-            "4 grouped       ~1.01x over memefficient  3.50x over memefficient   rows per expert grow");
+  EXPECT_EQ(
+      line_with(lines, "4 grouped"),
+      "4 grouped       ~1.01x over memefficient  3.50x over memefficient   rows per expert grow");
   EXPECT_EQ(line_with(lines, "1 batched"),
             "1 batched       out_of_memory             out_of_memory");
   for (const std::string& line : lines) EXPECT_LE(line.size(), 110U) << line;

@@ -421,10 +421,9 @@ GroupedGemmTile choose_grouped_gemm_tile(DType dtype, std::int64_t rows, std::in
   };
   constexpr Height kHeights[] = {{16, 2.7}, {32, 2.0}, {64, 1.4}, {128, 1.0}};
   const auto cost = [&](const Height& h) { return rows_multiplied(h.rows) * h.row_cost; };
-  int height =
-      std::min_element(std::begin(kHeights), std::end(kHeights),
-                       [&](const Height& x, const Height& y) { return cost(x) < cost(y); })
-          ->rows;
+  int height = std::min_element(std::begin(kHeights), std::end(kHeights),
+                                [&](const Height& x, const Height& y) { return cost(x) < cost(y); })
+                   ->rows;
   const auto blocks_of = [&](int columns) {
     const std::int64_t row_tiles = std::max(rows / height, std::min(rows, experts));
     return row_tiles * ((n + columns - 1) / columns);

@@ -11,10 +11,10 @@ MemoryNeeds GroupedLevel::memory(const Problem& problem, const ExecutionOptions&
           .prepared = kBasePrepared + gate_up_bytes(problem) + kSpecialisedBytes};
 }
 
-void GroupedLevel::keep_experts(std::unique_ptr<LayerKernels> kernels, int streams) {
+void GroupedLevel::keep_experts(std::unique_ptr<LayerKernels> kernels, int streams, int launchers) {
   kernels_ = std::move(kernels);
   packed_ = pack_gate_up(problem_, weights_, stream());
-  gemms_.emplace(*library_, problem_, packed_.data(), weights_.down.data, streams);
+  gemms_.emplace(*library_, problem_, packed_.data(), weights_.down.data, streams, launchers);
 }
 
 void GroupedLevel::forward(Context& context, const TensorView& x, const TensorView& y) {

@@ -23,8 +23,8 @@ class GroupedLevel : public CudaLevel {
 
  protected:
   /// The part of prepare() that they share, after keep(): packs gate and up, and makes the GEMMs for
-  /// schedules of at most `streams`.
-  void keep_experts(std::unique_ptr<LayerKernels> kernels, int streams);
+  /// schedules of at most `streams` and `launchers`.
+  void keep_experts(std::unique_ptr<LayerKernels> kernels, int streams, int launchers = 1);
   /// How a forward of `tokens` runs its experts. Asked in forward.
   [[nodiscard]] virtual ExpertSchedule schedule(std::int64_t tokens) const = 0;
 

@@ -4,8 +4,8 @@
 //           K and the type as constants, and do more at once: top-k counts the rows of each expert
 //           on the way (one kernel where 04 has two), gather computes dst_row while it copies rows,
 //           combine gathers and weighs. The experts' GEMMs run in several streams, SwiGLU of one
-//           expert beside the GEMMs of others. How many streams, and which of cuBLASLt's kernels for
-//           which rows per expert, is timed once and kept on disk.
+//           expert beside the GEMMs of others. How many streams and launching threads, and which of
+//           cuBLASLt's kernels for which rows per expert, is timed once and kept on disk.
 // Why       bytes and FLOPs are those of level 04:
 //             weight bytes 3·E_hit·H·I·b     FLOPs 6·T·K·H·I + 2·T·H·E
 //           but one expert's GEMM has ⌈m/128⌉·⌈n/256⌉ tiles, m ≈ T·K/E, for all multiprocessors at
@@ -20,6 +20,7 @@
 //   x[T,H] ─route─▶ placed, offsets ─permute─▶ rows ┬ stream 0: gate|up e0 ▸ swiglu ▸ down ▸ gate|up e5 ▸ …
 //                      │                            ├ stream 1: gate|up e3 ▸ swiglu ▸ down ▸ …    ├▶ combine ─▶ y
 //                      └──▶ host: m of each expert  └ stream 2: …                                ┘
+#include <algorithm>
 #include <chrono>
 #include <string>
 #include <utility>
@@ -64,7 +65,8 @@ class Compiled final : public GroupedLevel {
     std::unique_ptr<LayerKernels> kernels =
         make_specialised_kernels(problem, device_->facts(), execution.tune_cache);
     start_.kernels = lap.next();
-    keep_experts(std::move(kernels), ExpertGemms::kMostStreams);
+    keep_experts(std::move(kernels), ExpertGemms::kMostStreams,
+                 std::min(execution.threads, ExpertGemms::kMostLaunchers));
     lap.next();
     gemms_->choose_up_to(problem.shape.tokens);
     start_.library = lap.next();
@@ -75,6 +77,11 @@ class Compiled final : public GroupedLevel {
     finish(compiled_before != nvrtc_compilations());
   }
 
+  [[nodiscard]] int threads() const override {  // of the host, which launch
+    int most = 1;
+    for (const ExpertChoice& choice : choices_) most = std::max(most, choice.schedule.launchers);
+    return most;
+  }
   [[nodiscard]] std::string plan() const override;
 
  protected:
@@ -98,7 +105,7 @@ class Compiled final : public GroupedLevel {
 };
 
 void Compiled::choose(const ExecutionOptions& execution) {
-  cache_.emplace(execution.tune_cache, device_->facts(), problem_);
+  cache_.emplace(execution.tune_cache, device_->facts(), problem_, gemms_->launchers());
   ExpertChoiceCache::Found found = cache_->load();
   if (!found.refused.empty()) {
     remark_ = fmt::format("; {} was not used: {}", cache_->path(), found.refused);

@@ -12,7 +12,7 @@ namespace {
 using nlohmann::json;
 
 /// Results of other loads, schedules or ways of timing are not comparable: raise it with them.
-constexpr int kRevision = 1;
+constexpr int kRevision = 2;
 constexpr const char* kFormat = "moe-tune-compiled-cuda";
 
 /// Everything that the choices are valid for.
@@ -56,6 +56,7 @@ json to_json(const ExpertChoice& choice) {
           {"first_rows", choice.load.first_rows},
           {"last_rows", choice.load.last_rows},
           {"streams", choice.schedule.streams},
+          {"launchers", choice.schedule.launchers},
           {"pipeline", choice.schedule.pipeline == Pipeline::kChains ? "chains" : "phases"},
           {"largest_first", choice.schedule.order == ExpertOrder::kLargestFirst},
           {"gate_up", to_json(choice.gate_up)},
@@ -70,7 +71,7 @@ ExpertChoice choice_from(const json& stored) {
   return {
       .load = {stored.at("tokens").get<std::int64_t>(), stored.at("first_rows").get<std::int64_t>(),
                stored.at("last_rows").get<std::int64_t>()},
-      .schedule = {stored.at("streams").get<int>(),
+      .schedule = {stored.at("streams").get<int>(), stored.at("launchers").get<int>(),
                    stored.at("pipeline").get<std::string>() == "chains" ? Pipeline::kChains
                                                                         : Pipeline::kPhases,
                    stored.at("largest_first").get<bool>() ? ExpertOrder::kLargestFirst
@@ -138,9 +139,10 @@ const ExpertChoice& choice_for(const std::vector<ExpertChoice>& choices, std::in
 }
 
 ExpertChoiceCache::ExpertChoiceCache(const std::string& folder, const DeviceFacts& facts,
-                                     const Problem& problem)
+                                     const Problem& problem, int most_launchers)
     : facts_(facts),
       problem_(problem),
+      most_launchers_(most_launchers),
       document_(folder, file_name(facts, problem), kFormat, kRevision) {}
 
 ExpertChoiceCache::Found ExpertChoiceCache::load() const {
@@ -160,7 +162,8 @@ ExpertChoiceCache::Found ExpertChoiceCache::load() const {
       ExpertChoice choice = choice_from(entry);
       const std::size_t index = stored.choices.size();
       if (index >= loads.size() || choice.load != loads[index] || choice.schedule.streams < 1 ||
-          choice.schedule.streams > ExpertGemms::kMostStreams) {
+          choice.schedule.streams > ExpertGemms::kMostStreams || choice.schedule.launchers < 1 ||
+          choice.schedule.launchers > std::min(choice.schedule.streams, most_launchers_)) {
         return {std::nullopt, "it holds what this layer cannot use"};
       }
       stored.choices.push_back(std::move(choice));

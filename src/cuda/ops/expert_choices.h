@@ -67,8 +67,10 @@ struct StoredChoices {
 
 class ExpertChoiceCache {
  public:
-  /// `folder` "off" (or empty): nothing is read or written.
-  ExpertChoiceCache(const std::string& folder, const DeviceFacts& facts, const Problem& problem);
+  /// `folder` "off" (or empty): nothing is read or written. Choices with more than `most_launchers`
+  /// are refused.
+  ExpertChoiceCache(const std::string& folder, const DeviceFacts& facts, const Problem& problem,
+                    int most_launchers);
 
   struct Found {
     std::optional<StoredChoices> stored;
@@ -85,6 +87,7 @@ class ExpertChoiceCache {
  private:
   DeviceFacts facts_;
   Problem problem_;
+  int most_launchers_;
   CacheDocument document_;
 };
 

@@ -8,31 +8,43 @@
 namespace moe::cuda {
 
 std::string describe(const ExpertSchedule& schedule) {
-  return fmt::format("{} {}, {}, {}", schedule.streams,
-                     schedule.streams == 1 ? "stream" : "streams",
+  return fmt::format("{} {}, {} launching {}, {}, {}", schedule.streams,
+                     schedule.streams == 1 ? "stream" : "streams", schedule.launchers,
+                     schedule.launchers == 1 ? "thread" : "threads",
                      schedule.pipeline == Pipeline::kPhases ? "phases" : "chains",
                      schedule.order == ExpertOrder::kByIndex ? "by index" : "largest first");
 }
 
 ExpertGemms::ExpertGemms(CublasLt& library, const Problem& problem, const void* packed_gate_up,
-                         const void* down, int streams)
+                         const void* down, int streams, int launchers)
     : problem_(problem),
       packed_gate_up_(static_cast<const std::byte*>(packed_gate_up)),
       packed_down_(static_cast<const std::byte*>(down)),
-      gate_up_(library, {.n = 2 * problem.shape.intermediate,
-                         .k = problem.shape.hidden,
-                         .in = problem.dtype,
-                         .out = problem.dtype,
-                         .lanes = streams}),
-      down_(library, {.n = problem.shape.hidden,
-                      .k = problem.shape.intermediate,
-                      .in = problem.dtype,
-                      .out = problem.dtype,
-                      .a_stride = 2 * problem.shape.intermediate,
-                      .lanes = streams}),
       forked_(cudaEventDisableTiming) {
   MOE_INTERNAL_CHECK(1 <= streams && streams <= kMostStreams, "{} streams, not 1 to {}", streams,
                      kMostStreams);
+  MOE_INTERNAL_CHECK(1 <= launchers && launchers <= std::min(streams, kMostLaunchers),
+                     "{} launchers for {} streams", launchers, streams);
+  const MatmulSpec gate_up{.n = 2 * problem.shape.intermediate,
+                           .k = problem.shape.hidden,
+                           .in = problem.dtype,
+                           .out = problem.dtype,
+                           .lanes = streams};
+  const MatmulSpec down_spec{.n = problem.shape.hidden,
+                             .k = problem.shape.intermediate,
+                             .in = problem.dtype,
+                             .out = problem.dtype,
+                             .a_stride = 2 * problem.shape.intermediate,
+                             .lanes = streams};
+  for (int launcher = 0; launcher < launchers; ++launcher) {
+    products_.push_back({Matmul(library, gate_up), Matmul(library, down_spec)});
+  }
+  if (launchers > 1) {
+    int device = 0;
+    MOE_CUDA_CHECK(cudaGetDevice(&device));
+    team_ = std::make_unique<LaunchTeam>(
+        launchers - 1, [device] { MOE_CUDA_CHECK_NOTHROW(cudaSetDevice(device)); });
+  }
   for (int lane = 1; lane < streams; ++lane) {
     side_.emplace_back(unsigned{cudaStreamNonBlocking});
     done_.emplace_back(unsigned{cudaEventDisableTiming});
@@ -42,8 +54,16 @@ ExpertGemms::ExpertGemms(CublasLt& library, const Problem& problem, const void* 
 }
 
 void ExpertGemms::choose_up_to(std::int64_t tokens) {
-  gate_up_.choose_up_to(tokens);
-  down_.choose_up_to(tokens);
+  gate_up().choose_up_to(tokens);
+  down().choose_up_to(tokens);
+  share_choices();
+}
+
+void ExpertGemms::share_choices() {
+  for (std::size_t launcher = 1; launcher < products_.size(); ++launcher) {
+    products_[launcher].gate_up.take_choices(gate_up());
+    products_[launcher].down.take_choices(down());
+  }
 }
 
 void ExpertGemms::assign(const ExpertSchedule& schedule, const std::int32_t* offsets) {
@@ -70,6 +90,10 @@ void ExpertGemms::assign(const ExpertSchedule& schedule, const std::int32_t* off
 void ExpertGemms::fork(const ExpertSchedule& schedule, cudaStream_t stream) {
   MOE_INTERNAL_CHECK(schedule.streams <= streams(), "a schedule of {} streams for {}",
                      schedule.streams, streams());
+  MOE_INTERNAL_CHECK(schedule.launchers <= std::min(launchers(), schedule.streams),
+                     "a schedule of {} launchers for {}, {} streams", schedule.launchers,
+                     launchers(), schedule.streams);
+  if (schedule.launchers > 1) team_->wake();
   if (schedule.streams == 1) return;
   forked_.record(stream);
   for (int lane = 1; lane < schedule.streams; ++lane) {
@@ -85,12 +109,13 @@ void ExpertGemms::join(const ExpertSchedule& schedule, cudaStream_t stream) {
   }
 }
 
-void ExpertGemms::multiply_gate_up(const Segment& segment, const RoutedBuffers& b,
-                                   cudaStream_t stream, Context* context) {
-  const std::int64_t n = gate_up_.n();
-  const std::int64_t k = gate_up_.k();
-  gate_up_.run(b.rows + bytes(segment.first * k), packed_gate_up_ + bytes(segment.expert * n * k),
-               b.gate_up + bytes(segment.first * n), segment.rows, stream, 1, segment.lane);
+void ExpertGemms::multiply_gate_up(Products& products, const Segment& segment,
+                                   const RoutedBuffers& b, cudaStream_t stream, Context* context) {
+  const std::int64_t n = products.gate_up.n();
+  const std::int64_t k = products.gate_up.k();
+  products.gate_up.run(b.rows + bytes(segment.first * k),
+                       packed_gate_up_ + bytes(segment.expert * n * k),
+                       b.gate_up + bytes(segment.first * n), segment.rows, stream, 1, segment.lane);
   if (context == nullptr) return;
   context->record("gemm_gate_up", static_cast<std::uint64_t>(bytes(segment.rows * n)), [&] {
     return fmt::format("expert {} m={} n={} k={}, stream {}", segment.expert, segment.rows, n, k,
@@ -98,12 +123,13 @@ void ExpertGemms::multiply_gate_up(const Segment& segment, const RoutedBuffers& 
   });
 }
 
-void ExpertGemms::multiply_down(const Segment& segment, const RoutedBuffers& b, cudaStream_t stream,
-                                Context* context) {
-  const std::int64_t n = down_.n();
-  const std::int64_t k = down_.k();
-  down_.run(b.gate_up + bytes(segment.first * 2 * k), packed_down_ + bytes(segment.expert * n * k),
-            b.rows + bytes(segment.first * n), segment.rows, stream, 1, segment.lane);
+void ExpertGemms::multiply_down(Products& products, const Segment& segment, const RoutedBuffers& b,
+                                cudaStream_t stream, Context* context) {
+  const std::int64_t n = products.down.n();
+  const std::int64_t k = products.down.k();
+  products.down.run(b.gate_up + bytes(segment.first * 2 * k),
+                    packed_down_ + bytes(segment.expert * n * k), b.rows + bytes(segment.first * n),
+                    segment.rows, stream, 1, segment.lane);
   if (context == nullptr) return;
   context->record("gemm_down", static_cast<std::uint64_t>(bytes(segment.rows * n)), [&] {
     return fmt::format("expert {} m={} n={} k={}, stream {}", segment.expert, segment.rows, n, k,
@@ -123,25 +149,40 @@ void ExpertGemms::run(const ExpertSchedule& schedule, const std::int32_t* offset
                     [&] { return fmt::format("{} rows x {} columns", rows, intermediate); });
   };
   assign(schedule, offsets);
-  if (schedule.pipeline == Pipeline::kChains) {
-    for (const Segment& segment : segments_) {
-      const cudaStream_t on = lane_stream(segment.lane, stream);
-      multiply_gate_up(segment, b, on, context);
-      swiglu(segment.first, segment.rows, on);
-      multiply_down(segment, b, on, context);
+  // step(products, segment, stream) for all segments, those of a lane by one launcher in their order.
+  const auto launch = [&](const auto& step) {
+    const bool alone = schedule.launchers == 1 || (context != nullptr && context->trace != nullptr);
+    const auto part = [&](int launcher) {
+      for (const Segment& segment : segments_) {
+        if (!alone && segment.lane % schedule.launchers != launcher) continue;
+        step(products_[static_cast<std::size_t>(launcher)], segment,
+             lane_stream(segment.lane, stream));
+      }
+    };
+    if (alone) {
+      part(0);
+    } else {
+      team_->run(schedule.launchers, part);
     }
+  };
+  if (schedule.pipeline == Pipeline::kChains) {
+    launch([&](Products& products, const Segment& segment, cudaStream_t on) {
+      multiply_gate_up(products, segment, b, on, context);
+      swiglu(segment.first, segment.rows, on);
+      multiply_down(products, segment, b, on, context);
+    });
     join(schedule, stream);
     return;
   }
-  for (const Segment& segment : segments_) {
-    multiply_gate_up(segment, b, lane_stream(segment.lane, stream), context);
-  }
+  launch([&](Products& products, const Segment& segment, cudaStream_t on) {
+    multiply_gate_up(products, segment, b, on, context);
+  });
   join(schedule, stream);
   swiglu(0, routed, stream);
   fork(schedule, stream);
-  for (const Segment& segment : segments_) {
-    multiply_down(segment, b, lane_stream(segment.lane, stream), context);
-  }
+  launch([&](Products& products, const Segment& segment, cudaStream_t on) {
+    multiply_down(products, segment, b, on, context);
+  });
   join(schedule, stream);
 }
 

@@ -10,11 +10,13 @@
 
 #include <cstdint>
 #include <deque>
+#include <memory>
 #include <string>
 #include <vector>
 
 #include "core/level.h"
 #include "cuda/backend.h"
+#include "cuda/launch_team.h"
 #include "cuda/ops/gemm_cublaslt.h"
 #include "cuda/ops/layer_kernels.h"
 #include "moe/layer.h"
@@ -27,25 +29,29 @@ enum class Pipeline : std::uint8_t {
 };
 enum class ExpertOrder : std::uint8_t { kByIndex, kLargestFirst };
 
-/// How the experts are spread over streams. Results do not depend on it.
+/// How the experts are spread over streams, and those over threads of the host that launch to them.
+/// Results do not depend on it.
 struct ExpertSchedule {
   int streams = 1;
+  int launchers = 1;  ///< at most `streams`
   Pipeline pipeline = Pipeline::kPhases;
   ExpertOrder order = ExpertOrder::kByIndex;
   bool operator==(const ExpertSchedule&) const = default;
 };
-/// "4 streams, chains, largest first"
+/// "4 streams, 2 launching threads, chains, largest first"
 [[nodiscard]] std::string describe(const ExpertSchedule& schedule);
 
 class ExpertGemms {
  public:
   /// The most streams a schedule may have.
   static constexpr int kMostStreams = 8;
+  static constexpr int kMostLaunchers = 4;
 
-  /// `packed_gate_up` [E,2·I,H] and `down` [E,H,I] outlive it. `streams`: the most that schedules
-  /// will ask for; the library's workspace is divided by it.
+  /// `packed_gate_up` [E,2·I,H] and `down` [E,H,I] outlive it. `streams` and `launchers`: the most
+  /// that schedules will ask for; the library's workspace is divided by the former. Works on the
+  /// device that is current.
   ExpertGemms(CublasLt& library, const Problem& problem, const void* packed_gate_up,
-              const void* down, int streams);
+              const void* down, int streams, int launchers = 1);
 
   /// What run() queues comes after what `stream` holds now. Once before each run(), as soon as the
   /// rows are queued: the host has time for it then.
@@ -55,9 +61,12 @@ class ExpertGemms {
   void run(const ExpertSchedule& schedule, const std::int32_t* offsets, const RoutedBuffers& b,
            LayerKernels& kernels, cudaStream_t stream, Context* context);
 
-  [[nodiscard]] Matmul& gate_up() { return gate_up_; }
-  [[nodiscard]] Matmul& down() { return down_; }
+  /// Whose choices count; share_choices() after changing them.
+  [[nodiscard]] Matmul& gate_up() { return products_.front().gate_up; }
+  [[nodiscard]] Matmul& down() { return products_.front().down; }
+  void share_choices();
   [[nodiscard]] int streams() const { return static_cast<int>(lane_rows_.size()); }
+  [[nodiscard]] int launchers() const { return static_cast<int>(products_.size()); }
   /// Asks the library for its choices up to `tokens` rows, so that run() decides nothing.
   void choose_up_to(std::int64_t tokens);
 
@@ -74,10 +83,15 @@ class ExpertGemms {
   [[nodiscard]] cudaStream_t lane_stream(int lane, cudaStream_t main) const {
     return lane == 0 ? main : side_[static_cast<std::size_t>(lane - 1)].get();
   }
-  void multiply_gate_up(const Segment& segment, const RoutedBuffers& b, cudaStream_t stream,
-                        Context* context);
-  void multiply_down(const Segment& segment, const RoutedBuffers& b, cudaStream_t stream,
-                     Context* context);
+  /// The two GEMMs as one thread runs them.
+  struct Products {
+    Matmul gate_up;
+    Matmul down;
+  };
+  void multiply_gate_up(Products& products, const Segment& segment, const RoutedBuffers& b,
+                        cudaStream_t stream, Context* context);
+  void multiply_down(Products& products, const Segment& segment, const RoutedBuffers& b,
+                     cudaStream_t stream, Context* context);
   [[nodiscard]] std::int64_t bytes(std::int64_t elements) const {
     return elements * static_cast<std::int64_t>(size_of(problem_.dtype));
   }
@@ -85,13 +99,13 @@ class ExpertGemms {
   Problem problem_;
   const std::byte* packed_gate_up_;
   const std::byte* packed_down_;
-  Matmul gate_up_;
-  Matmul down_;
-  std::deque<Stream> side_;  // lane 0 is the caller's stream
+  std::vector<Products> products_;  // by launcher
+  std::deque<Stream> side_;         // lane 0 is the caller's stream
   std::deque<Event> done_;
   Event forked_;
   std::vector<Segment> segments_;
   std::vector<std::int64_t> lane_rows_;
+  std::unique_ptr<LaunchTeam> team_;  // null with one launcher
 };
 
 }  // namespace moe::cuda

@@ -126,6 +126,7 @@ class LoadTuner {
       experts_.gemms->gate_up().prefer_nothing();
       experts_.gemms->down().prefer_nothing();
       MOE_INTERNAL_CHECK(prefer(choice, *experts_.gemms), "the library took back a kernel");
+      experts_.gemms->share_choices();
       applied_ = choice;
     }
     fill_rows();
@@ -165,14 +166,18 @@ class LoadTuner {
   bool cut_ = false;
 };
 
-std::vector<ExpertChoice> with_every_schedule(const ExpertChoice& choice, int most_streams) {
+std::vector<ExpertChoice> with_every_schedule(const ExpertChoice& choice, int most_streams,
+                                              int most_launchers) {
   std::vector<ExpertChoice> candidates;
   for (const Pipeline pipeline : {Pipeline::kPhases, Pipeline::kChains}) {
     for (const int streams : {1, 2, 3, 4, 6, 8}) {
-      if (streams > most_streams) continue;
-      candidates.push_back(choice);
-      candidates.back().schedule = {
-          streams, pipeline, streams == 1 ? ExpertOrder::kByIndex : ExpertOrder::kLargestFirst};
+      for (const int launchers : {1, 2, 4}) {
+        if (streams > most_streams || launchers > std::min(most_launchers, streams)) continue;
+        candidates.push_back(choice);
+        candidates.back().schedule = {
+            streams, launchers, pipeline,
+            streams == 1 ? ExpertOrder::kByIndex : ExpertOrder::kLargestFirst};
+      }
     }
   }
   return candidates;
@@ -218,6 +223,7 @@ std::string apply_choices(const std::vector<ExpertChoice>& choices, ExpertGemms&
     refused += fmt::format("{}{} to {}", refused.empty() ? "" : ", ", choice.load.first_rows,
                            choice.load.last_rows);
   }
+  gemms.share_choices();
   if (refused.empty()) return {};
   return "the library refuses the stored kernels for " + refused + " rows per expert";
 }
@@ -245,11 +251,11 @@ bool tune_experts(const TunedExperts& experts, double seconds, std::vector<Exper
     const ExpertChoice standard{.load = choices[i].load, .schedule = default_schedule(shape)};
     ExpertGemms& gemms = *experts.gemms;
     const int most = static_cast<int>(std::min<std::int64_t>(gemms.streams(), shape.experts));
-    ExpertChoice best = tuner.fastest(with_every_schedule(standard, most));
+    ExpertChoice best = tuner.fastest(with_every_schedule(standard, most, gemms.launchers()));
     best =
         tuner.fastest(with_every_algorithm(best, gemms.gate_up(), &ExpertChoice::gate_up, shape));
     best = tuner.fastest(with_every_algorithm(best, gemms.down(), &ExpertChoice::down, shape));
-    best = tuner.fastest(with_every_schedule(best, most));
+    best = tuner.fastest(with_every_schedule(best, most, gemms.launchers()));
     choices[i] = tuner.confirmed(std::move(best), standard);
     complete = complete && !tuner.cut();
   }

@@ -282,6 +282,11 @@ void Matmul::prefer_nothing() {
   state_->preferred.clear();
 }
 
+void Matmul::take_choices(const Matmul& other) {
+  state_->algorithms = other.state_->algorithms;
+  state_->preferred = other.state_->preferred;
+}
+
 void Matmul::run(const void* a, const void* w, void* c, std::int64_t m, cudaStream_t stream,
                  std::int64_t batch, int lane) {
   State& s = *state_;

@@ -86,6 +86,9 @@ class Matmul {
   bool prefer(std::int64_t first, std::int64_t last, const MatmulAlgorithm& algorithm);
   /// Forgets what prefer() set.
   void prefer_nothing();
+  /// The choices of a Matmul with the same spec in place of one's own. Two threads may then run the
+  /// two at once, in different lanes.
+  void take_choices(const Matmul& other);
 
   /// m >= 1, batch >= 1. Addresses need not be aligned beyond their element.
   void run(const void* a, const void* w, void* c, std::int64_t m, cudaStream_t stream,

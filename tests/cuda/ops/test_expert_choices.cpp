@@ -66,14 +66,14 @@ class ExpertChoiceFile : public testing::Test {
   }
   void TearDown() override { fs::remove_all(folder_); }
 
-  [[nodiscard]] ExpertChoiceCache cache() const { return {folder_, facts_, problem_}; }
+  [[nodiscard]] ExpertChoiceCache cache() const { return {folder_, facts_, problem_, 4}; }
   [[nodiscard]] StoredChoices example() const {
     StoredChoices stored{.choices = default_choices(problem_.shape),
                          .budget_seconds = 2.5,
                          .complete = true,
                          .cold = {1.5, 20, 300.25, 400}};
     ExpertChoice& first = stored.choices.front();
-    first.schedule = {3, Pipeline::kPhases, ExpertOrder::kByIndex};
+    first.schedule = {3, 2, Pipeline::kPhases, ExpertOrder::kByIndex};
     first.gate_up = MatmulAlgorithm{{1, 2, 3, 0xffffffffffffffffU, 5, 6, 7, 8}};
     first.timed = true;
     first.microseconds = 0.1;
@@ -186,10 +186,16 @@ TEST_F(ExpertChoiceFile, WithChoicesThatNoLayerCanUseIsRefused) {
   saved_with([](StoredChoices& stored) { stored.choices[0].load.last_rows += 1; });
   saved_with([](StoredChoices& stored) { stored.choices[0].schedule.streams = 0; });
   saved_with([](StoredChoices& stored) { stored.choices[0].schedule.streams = 9; });
+  saved_with([](StoredChoices& stored) { stored.choices[0].schedule.launchers = 0; });
+  saved_with([](StoredChoices& stored) { stored.choices[0].schedule.launchers = 4; });
+  saved_with([](StoredChoices& stored) {
+    stored.choices[0].schedule.streams = 8;
+    stored.choices[0].schedule.launchers = 5;
+  });
 }
 
 TEST_F(ExpertChoiceFile, OffReadsAndWritesNothing) {
-  const ExpertChoiceCache off("off", facts_, problem_);
+  const ExpertChoiceCache off("off", facts_, problem_, 4);
   EXPECT_FALSE(off.enabled());
   EXPECT_EQ(off.save(example()), "");
   EXPECT_FALSE(off.load().stored.has_value());

@@ -19,7 +19,9 @@ std::vector<ExpertSchedule> every_schedule() {
   for (int streams = 1; streams <= ExpertGemms::kMostStreams; ++streams) {
     for (const Pipeline pipeline : {Pipeline::kPhases, Pipeline::kChains}) {
       for (const ExpertOrder order : {ExpertOrder::kByIndex, ExpertOrder::kLargestFirst}) {
-        schedules.push_back({streams, pipeline, order});
+        for (const int launchers : {1, 2, 3, ExpertGemms::kMostLaunchers}) {
+          if (launchers <= streams) schedules.push_back({streams, launchers, pipeline, order});
+        }
       }
     }
   }
@@ -40,7 +42,7 @@ class CudaExpertGemms : public CudaTest {
     library_.emplace();
     kernels_ = make_precompiled_kernels(problem, device().facts());
     gemms_.emplace(*library_, problem, on_gate_up_->data(), on_down_->data(),
-                   ExpertGemms::kMostStreams);
+                   ExpertGemms::kMostStreams, ExpertGemms::kMostLaunchers);
   }
   static std::vector<BFloat16> normal(std::int64_t count, std::uint64_t stream, double scale) {
     std::vector<BFloat16> values(static_cast<std::size_t>(count));

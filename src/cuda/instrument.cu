@@ -27,7 +27,7 @@ class CudaInstrument final : public Instrument {
     if (!device_.unavailable().empty()) return;
     stopwatch_.emplace(device_);
     sum_ = DeviceBuffer(sizeof(std::uint64_t));
-    std::string unused_reason;  // rows without clocks say enough; `moe doctor` tells why
+    std::string unused_reason;  // rows without clocks say enough
     sensor_ = NvmlSensor::open(pci_bus_id(device_.facts().ordinal), unused_reason);
   }
 

@@ -8,7 +8,7 @@
 //           its worst case, and what a routing does not need ends at once.
 // Why       bytes and FLOPs are those of level 04:
 //             weight bytes 3·E_hit·H·I·b     FLOPs 6·T·K·H·I + 2·T·H·E
-//           What goes is time of the host: 2·E_hit + 8 launches and one round trip, a few
+//           What goes is time of the host: 2·E_hit + 6 launches and one round trip, a few
 //           microseconds each, against 3·E_hit·H·I·b / R of the device. The fewer the tokens and the
 //           smaller the experts, the more of a forward that is; at thousands of tokens it is nothing.
 // Costs     the grouped GEMM is ours and made of mma.sync, which reaches less of the tensor cores

@@ -124,7 +124,8 @@ class GroupedGemmLevel final : public CudaLevel {
   void forward(Context& context, const TensorView& x, const TensorView& y) override {
     const Buffers b = carve(context.arena, problem_, device_->facts());
     const std::int64_t rows = x.dim(0) * problem_.shape.top_k;
-    route(context, x, 0, x.dim(0), {b.routed.logits, b.routed.topk_idx, b.routed.topk_weights});
+    route(context, x, 0, x.dim(0),
+          {b.routed.logits, b.routed.topk_idx, b.routed.topk_weights, b.routed.permutation});
     permute(context, x, b);
     multiply(context, "gemm_gate_up", *gate_up_, rows);
     swiglu(context, rows, b);
@@ -210,8 +211,6 @@ class GroupedGemmLevel final : public CudaLevel {
     const Shape& shape = problem_.shape;
     const std::int64_t tokens = x.dim(0);
     const std::uint64_t row_bytes = element_bytes(wider_.hidden);
-    build_permutation(b.routed.topk_idx, tokens * shape.top_k, shape.experts, b.routed.permutation,
-                      device_->facts(), stream());
     describe_groups(b.routed.permutation.expert_offsets, *gate_up_,
                     {b.routed.rows, gate_up_weights_.data(), b.routed.gate_up}, *down_,
                     {b.routed.gate_up, down_data_, b.routed.rows}, stream());

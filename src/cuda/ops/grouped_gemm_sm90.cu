@@ -4,6 +4,7 @@
 
 #include "core/check.h"
 #include "cuda/check.h"
+#include "cuda/launch.h"
 #include "cuda/ops/grouped_gemm_sm90_kernel.cuh"
 #include "cuda/tensor_map.h"
 
@@ -25,15 +26,6 @@ void with_config(GemmEpilogue epilogue, Body&& body) {
   }
 }
 
-cudaLaunchConfig_t launch_config(int grid, int threads, int shared, cudaStream_t stream) {
-  cudaLaunchConfig_t config{};
-  config.gridDim = dim3(static_cast<unsigned>(grid));
-  config.blockDim = dim3(static_cast<unsigned>(threads));
-  config.dynamicSmemBytes = static_cast<std::size_t>(shared);
-  config.stream = stream;
-  return config;
-}
-
 /// Blocks of a persistent grid: as many clusters as the device holds at once.
 template <class Config>
 int resident_blocks(const DeviceFacts& facts) {
@@ -41,7 +33,10 @@ int resident_blocks(const DeviceFacts& facts) {
                                       cudaFuncAttributeMaxDynamicSharedMemorySize,
                                       Config::kSharedBytes));
   const int most = facts.multiprocessors / Config::kCluster * Config::kCluster;
-  cudaLaunchConfig_t config = launch_config(most, Config::kThreads, Config::kSharedBytes, nullptr);
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(static_cast<unsigned>(most));
+  config.blockDim = dim3(Config::kThreads);
+  config.dynamicSmemBytes = Config::kSharedBytes;
   cudaLaunchAttribute cluster{};
   cluster.id = cudaLaunchAttributeClusterDimension;
   cluster.val.clusterDim.x = Config::kCluster;
@@ -150,12 +145,10 @@ void GroupedGemmSm90::run(const GroupedGemmCall& call, cudaStream_t stream) {
       .group_rows = s.config.group_rows,
       .band_features = s.config.band_features};
   with_config(s.spec.epilogue, [&]<class Config>() {
-    cudaLaunchConfig_t config =
-        launch_config(s.blocks, Config::kThreads, Config::kSharedBytes, stream);
-    MOE_CUDA_CHECK(
-        cudaLaunchKernelEx(&config, grouped_gemm_kernel<Config>, s.tokens, s.out_map, arguments));
+    launch_overlapping("grouped_gemm_kernel", grouped_gemm_kernel<Config>,
+                       dim3(static_cast<unsigned>(s.blocks)), dim3(Config::kThreads),
+                       Config::kSharedBytes, stream, s.tokens, s.out_map, arguments);
   });
-  MOE_CUDA_CHECK_LAUNCH("grouped_gemm_kernel");
 }
 
 }  // namespace moe::cuda

@@ -551,6 +551,8 @@ __global__ void __cluster_dims__(Config::kCluster, 1, 1) __launch_bounds__(Confi
     mbarrier_init(shared.gathered(), 1);
     fence_mbarrier_init();
   }
+  wait_for_previous_kernel();
+  allow_next_kernel();
   cluster_barrier();
 
   if (threadIdx.x < 128) {

@@ -4,7 +4,9 @@
 
 #include "core/check.h"
 #include "cuda/check.h"
+#include "cuda/device/overlap.cuh"
 #include "cuda/device/warp.cuh"
+#include "cuda/launch.h"
 #include "cuda/ops/router.h"
 #include "cuda/ops/tile_order.h"
 
@@ -26,6 +28,8 @@ __device__ __forceinline__ void invert(const RowTilesInput& in, std::int32_t* ro
 /// the order of descending tile size, the tiles before it are counted by a scan over that order, and
 /// then a warp an expert writes its tiles.
 __global__ void __launch_bounds__(kThreads) row_tiles_kernel(RowTilesInput in, RowTiles out) {
+  wait_for_previous_kernel();
+  allow_next_kernel();
   const std::int32_t* const expert_offsets = in.expert_offsets;
   const int experts = static_cast<int>(in.experts);
   const int largest_tile = in.largest_tile;
@@ -93,8 +97,9 @@ void build_row_tiles(const RowTilesInput& in, const RowTiles& out, cudaStream_t 
       in.dst_row == nullptr
           ? 0
           : std::min((in.routed + kRowsPerBlock - 1) / kRowsPerBlock, kMostBlocks);
-  row_tiles_kernel<<<static_cast<unsigned>(1 + inverting), kThreads, 0, stream>>>(in, out);
-  MOE_CUDA_CHECK_LAUNCH("row_tiles_kernel");
+  launch_overlapping("row_tiles_kernel", row_tiles_kernel,
+                     dim3(static_cast<unsigned>(1 + inverting)), dim3(kThreads), 0, stream, in,
+                     out);
 }
 
 }  // namespace moe::cuda

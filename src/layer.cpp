@@ -55,6 +55,7 @@ std::unique_ptr<Level> make_level(const LevelInfo& info, Backend backend) {
 struct Choice {
   const LevelInfo* info = nullptr;
   std::unique_ptr<Level> level;
+  std::string why;  // of "auto"
 };
 
 std::uint64_t memory_limit(const LayerOptions& options, const Device& device) {
@@ -68,11 +69,12 @@ std::string unsupported(const Level& level, const LayerOptions& options,
   return reason.empty() ? level.unsupported(options.problem, execution) : reason;
 }
 
-/// "auto" takes the highest level that can run here and fits the memory.
+/// "auto" takes the highest level that can run here, fits the memory and suits the problem; where none
+/// suits, the highest that runs.
 Choice choose(const LayerOptions& options, const ExecutionOptions& execution) {
   if (options.level != "auto") {
     const LevelInfo& info = find_level(options.level);
-    Choice choice{&info, make_level(info, options.backend)};
+    Choice choice{&info, make_level(info, options.backend), {}};
     if (const std::string reason = unsupported(*choice.level, options, execution);
         !reason.empty()) {
       throw Error(ErrorCode::kUnsupported, reason);
@@ -81,19 +83,33 @@ Choice choose(const LayerOptions& options, const ExecutionOptions& execution) {
   }
   const auto& levels = list_levels();
   std::string reasons;
+  Choice second;
   for (std::size_t i = levels.size(); i-- > 0;) {
     const LevelInfo& info = levels[i];
     std::string reason = "no implementation in this build";
     if (level_factory(info, options.backend) != nullptr) {
-      Choice choice{&info, make_level(info, options.backend)};
+      Choice choice{&info, make_level(info, options.backend), {}};
       reason = unsupported(*choice.level, options, execution);
       if (reason.empty()) {
         const std::uint64_t needed = choice.level->memory(options.problem, execution).total();
-        if (needed <= memory_limit(options, *execution.device)) return choice;
-        reason = "needs " + format_bytes(needed);
+        if (needed > memory_limit(options, *execution.device)) {
+          reason = "needs " + format_bytes(needed);
+        } else {
+          reason = choice.level->unsuited(options.problem, execution);
+          if (reason.empty()) {
+            choice.why = info.name + ": the highest level that runs here and suits the problem" +
+                         (reasons.empty() ? "" : "; " + reasons);
+            return choice;
+          }
+          if (second.info == nullptr) second = std::move(choice);
+        }
       }
     }
     reasons += (reasons.empty() ? "" : "; ") + info.name + ": " + reason;
+  }
+  if (second.info != nullptr) {
+    second.why = second.info->name + ": the highest level that runs here; " + reasons;
+    return second;
   }
   fail(ErrorCode::kUnsupported, "no level can run on {}: {}", name_of(options.backend), reasons);
 }
@@ -135,6 +151,7 @@ std::unique_ptr<Device> make_device(const LayerOptions& options) {
 struct Layer::State {
   const LevelInfo* info = nullptr;
   Backend backend = Backend::kCpu;
+  std::string choice;
   Problem problem;
   MemoryNeeds memory;
   std::unique_ptr<Device> device;
@@ -178,6 +195,7 @@ Layer Layer::create(const LayerOptions& options, const Weights& weights) {
   auto state = std::make_unique<State>();
   state->info = choice.info;
   state->backend = options.backend;
+  state->choice = choice.why;
   state->problem = problem;
   state->memory = choice.level->memory(problem, execution);
   state->device = std::move(device);
@@ -261,6 +279,9 @@ std::string Layer::isa() const {
 }
 int Layer::threads() const {
   return state_->level->threads();
+}
+std::string Layer::choice() const {
+  return state_->choice;
 }
 std::string Layer::plan() const {
   return state_->level->plan();

@@ -42,11 +42,12 @@ std::string plan_of(const ExplainOptions& options) {
   const DeviceWeights placed = DeviceWeights::of(*device, weights.view());
   const Layer layer = Layer::create(layer_options, placed.view());
   const std::string plan = layer.plan();
-  return fmt::format("plan of {} for {} {} on {}, {} threads ({:.0f} ms to prepare)\n{}\n",
-                     layer.level().name, name_of(layer_options.problem.dtype),
-                     to_string(layer_options.problem.shape), layer.isa(), layer.threads(),
-                     layer.prepare_seconds() * 1e3,
-                     plan.empty() ? "none: it decides nothing" : plan);
+  const std::string choice = layer.choice().empty() ? "" : "auto takes " + layer.choice() + "\n";
+  return choice + fmt::format("plan of {} for {} {} on {}, {} threads ({:.0f} ms to prepare)\n{}\n",
+                              layer.level().name, name_of(layer_options.problem.dtype),
+                              to_string(layer_options.problem.shape), layer.isa(), layer.threads(),
+                              layer.prepare_seconds() * 1e3,
+                              plan.empty() ? "none: it decides nothing" : plan);
 }
 
 int explain(const ExplainOptions& options) {

@@ -50,6 +50,11 @@ class Level {
   [[nodiscard]] virtual std::string unsupported(const Problem&, const ExecutionOptions&) const {
     return {};
   }
+  /// "" when "auto" may take the level for this problem; else why a lower level is the better choice.
+  /// Asked where unsupported() says nothing.
+  [[nodiscard]] virtual std::string unsuited(const Problem&, const ExecutionOptions&) const {
+    return {};
+  }
   /// Exact for workspace; an upper bound for the others. Called before prepare.
   [[nodiscard]] virtual MemoryNeeds memory(const Problem&, const ExecutionOptions&) const = 0;
   /// Packs weights, records plans, tunes. Timed and reported apart from forward.

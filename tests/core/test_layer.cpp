@@ -122,6 +122,10 @@ TEST_F(LayerContract, AutoTakesTheHighestLevelThatRuns) {
     if (info.on_cpu) highest = info.number;
   }
   EXPECT_EQ(layer.level().number, highest);
+  EXPECT_EQ(layer.choice().rfind(layer.level().name + ": the highest level", 0), 0U)
+      << layer.choice();
+  options_.level = layer.level().name;
+  EXPECT_EQ(Layer::create(options_, weights_.view()).choice(), "");
 }
 
 }  // namespace

@@ -19,6 +19,26 @@ __device__ __forceinline__ void bulk_load(std::uint32_t to, const void* from, st
       : "memory");
 }
 
+/// PTX ISA, createpolicy.fractional: what L2 gives up first, or treats as everything else.
+__device__ __forceinline__ std::uint64_t l2_policy(bool evict_first) {
+  std::uint64_t first;
+  std::uint64_t normal;
+  asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(first));
+  asm("createpolicy.fractional.L2::evict_normal.b64 %0, 1.0;" : "=l"(normal));
+  return evict_first ? first : normal;
+}
+
+/// bulk_load() with an l2_policy(). PTX ISA, cp.async.bulk, .L2::cache_hint.
+__device__ __forceinline__ void bulk_load_cached(std::uint32_t to, const void* from,
+                                                 std::uint32_t bytes, std::uint32_t barrier,
+                                                 std::uint64_t policy) {
+  asm volatile(
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], "
+      "[%1], %2, [%3], %4;" ::"r"(to),
+      "l"(from), "r"(bytes), "r"(barrier), "l"(policy)
+      : "memory");
+}
+
 /// PTX ISA, cp.async.bulk.tensor: the box at (column, row) of a two-dimensional tensor.
 __device__ __forceinline__ void tensor_load(std::uint32_t to, const CUtensorMap* map, int column,
                                             int row, std::uint32_t barrier) {

@@ -13,7 +13,7 @@
 // Measured  docs/levels/level08_persistent.md
 //
 //   x[T,H] ─permute─▶ rows[TK,H] ─gate|up, swiglu─▶ act[TK,I] ─down─▶ rows[TK,H] ─combine─▶ y[T,H]
-//                     └ e0 ┘└── e1 ──┘└ e2 ┘  cut into row tiles ≤ 192; 132 blocks draw
+//                     └ e0 ┘└── e1 ──┘└ e2 ┘  cut into row tiles ≤ 192; resident blocks draw
 //                     └t0┘  └t1┘└t2┘  └t3┘    (row tile x two blocks of 128 features)
 #include "cuda/check.h"
 #include "cuda/level_base.h"
@@ -57,8 +57,8 @@ Configs configure(const Problem& problem, const DeviceFacts& facts) {
                  .feature_blocks = padded.down().feature_blocks,
                  .k_blocks = padded.down().k_blocks,
                  .out_columns = padded.hidden};
-  c.gate_up = choose_grouped_gemm(c.gate_up_spec, facts);
-  c.down = choose_grouped_gemm(c.down_spec, facts);
+  c.gate_up = choose_grouped_gemm(c.gate_up_spec, problem.shape.routed_rows(), facts);
+  c.down = choose_grouped_gemm(c.down_spec, problem.shape.routed_rows(), facts);
   return c;
 }
 
@@ -161,9 +161,11 @@ class Persistent final : public CudaLevel {
                                             padded.down().bytes(shape.experts));
     const auto given =
         static_cast<double>(element_bytes(shape.experts * 3 * shape.hidden * shape.intermediate));
-    return fmt::format("gate|up: {}; down: {}; packed weights {:.1f} % larger than given",
-                       to_string(gate_up_->config()), to_string(down_->config()),
-                       (stored / given - 1) * 100);
+    return fmt::format(
+        "gate|up: {}, {}; down: {}; packed weights {:.1f} % larger than given",
+        to_string(gate_up_->config()),
+        gate_up_->config().gathers() ? "rows gathered beside the products" : "rows permuted before",
+        to_string(down_->config()), (stored / given - 1) * 100);
   }
 
  private:
@@ -209,17 +211,25 @@ class Persistent final : public CudaLevel {
   void gate_up(Context& context, const void* x, std::int64_t tokens, const Buffers& b) {
     const Shape& shape = problem_.shape;
     const PaddedShape padded(shape);
+    const bool gathers = gate_up_->config().gathers();
+    const std::int64_t rows = tokens * shape.top_k;
+    if (!gathers) {
+      permute_rows(x, b.permutation.dst_row, tokens, shape.top_k,
+                   static_cast<std::int64_t>(element_bytes(padded.hidden)), b.rows, stream());
+      context.record("permute", element_bytes(rows * padded.hidden),
+                     [&] { return fmt::format("{} rows", rows); });
+    }
     gate_up_->run({.rows = b.rows,
-                   .gather_from = x,
+                   .gather_from = gathers ? x : nullptr,
                    .packed_weights = packed_gate_up_.data(),
                    .out = b.act,
                    .capacity = shape.routed_rows(),
                    .row_tiles = b.row_tiles,
                    .ticket = b.row_tiles.tickets},
                   stream());
-    const std::int64_t rows = tokens * shape.top_k;
     context.record(
-        "gather_gate_up_swiglu", element_bytes(rows * (padded.hidden + padded.intermediate)), [&] {
+        gathers ? "gather_gate_up_swiglu" : "gate_up_swiglu",
+        element_bytes(rows * (padded.intermediate + (gathers ? padded.hidden : 0))), [&] {
           return fmt::format("{} rows n={} k={}", rows, 2 * padded.intermediate, padded.hidden);
         });
   }

@@ -11,18 +11,20 @@
 namespace moe::cuda {
 namespace {
 
-using StoreConfig = GemmConfig<GemmEpilogue::kStore>;
-using SwiGLUConfig = GemmConfig<GemmEpilogue::kSwiGLU>;
-static_assert(TokenMaps::kCount * kRowUnit == StoreConfig::kLargestTile,
-              "a map for each tile size");
+static_assert(TokenMaps::kCount * kRowUnit == kGatheringTile, "a map for each tile size");
 
-/// Calls body.operator()<Config>() for the epilogue's kernel.
+/// Calls body.operator()<Config>() for the kernel of the epilogue and tile size.
 template <class Body>
-void with_config(GemmEpilogue epilogue, Body&& body) {
-  if (epilogue == GemmEpilogue::kSwiGLU) {
-    body.template operator()<SwiGLUConfig>();
+void with_config(GemmEpilogue epilogue, int largest_tile, Body&& body) {
+  const bool gated = epilogue == GemmEpilogue::kSwiGLU;
+  if (gated && largest_tile == kGatheringTile) {
+    body.template operator()<GemmConfig<GemmEpilogue::kSwiGLU, kGatheringTile, 5>>();
+  } else if (gated) {
+    body.template operator()<GemmConfig<GemmEpilogue::kSwiGLU, kDeepTile, 6>>();
+  } else if (largest_tile == kGatheringTile) {
+    body.template operator()<GemmConfig<GemmEpilogue::kStore, kGatheringTile, 5>>();
   } else {
-    body.template operator()<StoreConfig>();
+    body.template operator()<GemmConfig<GemmEpilogue::kStore, kDeepTile, 6>>();
   }
 }
 
@@ -50,25 +52,38 @@ int resident_blocks(const DeviceFacts& facts) {
   return std::min(clusters * Config::kCluster, most);
 }
 
+/// The smaller tile where an expert's rows are cut into several tiles that fit it anyway, with room for
+/// experts that have more than their share. A single tile an expert takes the larger one: an expert with
+/// a few rows more than the smaller would read its weights twice.
+int choose_largest_tile(std::int64_t rows, std::int64_t experts) {
+  const std::int64_t share = (rows + experts - 1) / experts;
+  const std::int64_t tiles = (share + kGatheringTile - 1) / kGatheringTile;
+  const bool fits = (share + share / 8) / std::max<std::int64_t>(tiles, 1) <= kDeepTile;
+  return tiles > 1 && fits ? kDeepTile : kGatheringTile;
+}
+
 }  // namespace
 
-GroupedGemmConfig choose_grouped_gemm(const GroupedGemmSpec& spec, const DeviceFacts& facts) {
-  constexpr int kTile = StoreConfig::kLargestTile;
+GroupedGemmConfig choose_grouped_gemm(const GroupedGemmSpec& spec, std::int64_t rows,
+                                      const DeviceFacts& facts) {
+  const int tile = choose_largest_tile(rows, spec.experts);
   const auto pairs = static_cast<int>((spec.feature_blocks + 1) / 2);
   // The rows of a group are read once for every band of weights: a quarter of L2 keeps them there
   // beside the weights that stream through and the output. Never less than a wave needs to share.
-  const std::int64_t tile_bytes = kTile * spec.k_blocks * kBlockDepth * 2;
+  const std::int64_t tile_bytes = tile * spec.k_blocks * kBlockDepth * 2;
   const auto fit = static_cast<std::int64_t>(facts.l2_bytes) / 4 / tile_bytes;
   constexpr std::int64_t kFewest = 8;
   constexpr std::int64_t kMost = 64;
-  return {.largest_tile = kTile,
+  return {.largest_tile = tile,
           .group_rows = static_cast<int>(std::clamp(fit, kFewest, kMost)),
-          .band_features = std::min(pairs, 8)};
+          .band_features = std::min(pairs, 8),
+          .weights_read_once = rows <= spec.experts * kGatheringTile * 7 / 8};
 }
 
 std::string to_string(const GroupedGemmConfig& config) {
-  return fmt::format("tiles of {}x{}, {} row tiles x {} feature pairs", kBlockFeatures,
-                     config.largest_tile, config.group_rows, config.band_features);
+  return fmt::format("tiles of {}x{}, {} row tiles x {} feature pairs{}", kBlockFeatures,
+                     config.largest_tile, config.group_rows, config.band_features,
+                     config.weights_read_once ? ", weights read once" : "");
 }
 
 struct GroupedGemmSm90::State {
@@ -114,7 +129,9 @@ GroupedGemmSm90::GroupedGemmSm90(const GroupedGemmSpec& spec, const GroupedGemmC
                      "{} feature blocks exceed the queue's field", spec.feature_blocks);
   state_->spec = spec;
   state_->config = config;
-  with_config(spec.epilogue,
+  MOE_INTERNAL_CHECK(config.largest_tile == kGatheringTile || config.largest_tile == kDeepTile,
+                     "no kernel for tiles of {} rows", config.largest_tile);
+  with_config(spec.epilogue, config.largest_tile,
               [&]<class Config>() { state_->blocks = resident_blocks<Config>(facts); });
 }
 GroupedGemmSm90::GroupedGemmSm90(GroupedGemmSm90&&) noexcept = default;
@@ -128,8 +145,10 @@ const GroupedGemmConfig& GroupedGemmSm90::config() const {
 void GroupedGemmSm90::run(const GroupedGemmCall& call, cudaStream_t stream) {
   if (call.capacity == 0) return;
   State& s = *state_;
-  MOE_INTERNAL_CHECK(call.gather_from == nullptr || s.spec.epilogue == GemmEpilogue::kSwiGLU,
-                     "only the SwiGLU kernel gathers, ticket={}", static_cast<void*>(call.ticket));
+  MOE_INTERNAL_CHECK(call.gather_from == nullptr ||
+                         (s.spec.epilogue == GemmEpilogue::kSwiGLU && s.config.gathers()),
+                     "only the SwiGLU kernel for tiles of {} rows gathers, this one is for {}",
+                     kGatheringTile, s.config.largest_tile);
   s.describe(call.rows, call.out, call.capacity);
   const GemmArguments arguments{
       .weights = static_cast<const __nv_bfloat16*>(call.packed_weights),
@@ -143,8 +162,9 @@ void GroupedGemmSm90::run(const GroupedGemmCall& call, cudaStream_t stream) {
       .feature_blocks = static_cast<int>(s.spec.feature_blocks),
       .k_blocks = static_cast<int>(s.spec.k_blocks),
       .group_rows = s.config.group_rows,
-      .band_features = s.config.band_features};
-  with_config(s.spec.epilogue, [&]<class Config>() {
+      .band_features = s.config.band_features,
+      .weights_read_once = s.config.weights_read_once};
+  with_config(s.spec.epilogue, s.config.largest_tile, [&]<class Config>() {
     launch_overlapping("grouped_gemm_kernel", grouped_gemm_kernel<Config>,
                        dim3(static_cast<unsigned>(s.blocks)), dim3(Config::kThreads),
                        Config::kSharedBytes, stream, s.tokens, s.out_map, arguments);

@@ -31,21 +31,31 @@ struct GroupedGemmSpec {
   std::int64_t out_columns = 0;     // row length of out, a multiple of 64
 };
 
+/// Tile sizes that the kernel is compiled for, in rows. With the larger one it can gather its rows; the
+/// smaller one has a sixth stage in that memory.
+inline constexpr int kGatheringTile = 192;
+inline constexpr int kDeepTile = 144;
+
 /// What is chosen for a shape and its rows. Pure host arithmetic: choose_grouped_gemm().
 struct GroupedGemmConfig {
   int largest_tile = 0;   // rows; what build_row_tiles() is called with
   int group_rows = 0;     // row tiles whose rows stay in L2 (TileOrder)
   int band_features = 0;  // feature pairs that pass over them together
+  bool weights_read_once =
+      false;  // an expert's rows are one tile as a rule: L2 need not keep weights
+  [[nodiscard]] bool gathers() const { return largest_tile == kGatheringTile; }
   bool operator==(const GroupedGemmConfig&) const = default;
 };
-[[nodiscard]] GroupedGemmConfig choose_grouped_gemm(const GroupedGemmSpec& spec,
+/// For at most `rows` routed rows. largest_tile depends on rows and experts alone, so that both products
+/// of a layer can use one list.
+[[nodiscard]] GroupedGemmConfig choose_grouped_gemm(const GroupedGemmSpec& spec, std::int64_t rows,
                                                     const DeviceFacts& facts);
 /// "tiles of 128x192, 8 row tiles x 8 feature pairs"
 [[nodiscard]] std::string to_string(const GroupedGemmConfig& config);
 
 struct GroupedGemmCall {
   void* rows = nullptr;  ///< [capacity, 64 · k_blocks] by expert; 16-byte aligned, better 128
-  /// With the SwiGLU epilogue only: [tokens, 64 · k_blocks], 16-byte aligned. Then `rows` is filled from
+  /// With the SwiGLU epilogue and config.gathers() only: [tokens, 64 · k_blocks], 16-byte aligned. Then `rows` is filled from
   /// it on the way, by row_to_token, in the order in which tiles need it. Null: `rows` is complete.
   const void* gather_from = nullptr;
   const void* packed_weights = nullptr;

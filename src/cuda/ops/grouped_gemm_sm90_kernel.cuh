@@ -34,13 +34,14 @@
 
 namespace moe::cuda {
 
-/// Tile sizes of the kernel. A consumer holds 128 x kLargestTile fp32 sums in 192 registers a thread.
-template <GemmEpilogue kTheEpilogue>
+/// Tile sizes of the kernel. A consumer holds 128 x kLargestTile fp32 sums, in 192 registers a thread
+/// at 192 rows. Smaller tiles leave shared memory for another stage.
+template <GemmEpilogue kTheEpilogue, int kTheLargestTile, int kTheStages>
 struct GemmConfig {
   static constexpr GemmEpilogue kEpilogue = kTheEpilogue;
   static constexpr int kCluster = 2;
-  static constexpr int kLargestTile = 192;
-  static constexpr int kStages = 5;
+  static constexpr int kLargestTile = kTheLargestTile;
+  static constexpr int kStages = kTheStages;
   static constexpr int kThreads = 3 * 128;
   // A consumer needs 192 for its sums; with 240 and 24 the loading warpgroup spilled.
   static constexpr int kConsumerRegisters = 232;
@@ -55,7 +56,8 @@ struct GemmConfig {
   static constexpr int kChunkBytes = kChunkRows * 128;
   static constexpr int kOutputFeatures = kEpilogue == GemmEpilogue::kSwiGLU ? 64 : 128;  // a tile's
   // Pieces of rows on their way from the tokens' order to the experts'. What is left of shared memory.
-  static constexpr int kGatherPieces = kEpilogue == GemmEpilogue::kSwiGLU ? 5 : 0;
+  static constexpr int kGatherPieces =
+      kEpilogue == GemmEpilogue::kSwiGLU && kLargestTile == kGatheringTile ? 5 : 0;
   static constexpr int kGatherPieceBytes = 2048;
   // Shared memory, from a 1024-byte boundary on.
   static constexpr int kStagingAt = kStages * kStageBytes;
@@ -86,6 +88,7 @@ struct GemmArguments {
   int k_blocks;
   int group_rows;
   int band_features;
+  bool weights_read_once;
 };
 
 /// What a block does next, as the scheduler puts it into the queue.
@@ -289,6 +292,7 @@ template <class Config>
 __device__ __forceinline__ void load(const Shared<Config>& shared, const TokenMaps& tokens,
                                      const GemmArguments& p) {
   const auto rank = static_cast<int>(cluster_rank());
+  const std::uint64_t policy = l2_policy(p.weights_read_once);
   RingPosition<Config::kStages> at;
   for (int turn = 0;; ++turn) {
     const int slot = turn % 2;
@@ -314,7 +318,7 @@ __device__ __forceinline__ void load(const Shared<Config>& shared, const TokenMa
       const std::uint32_t full = shared.full(at.stage);
       const std::uint32_t stage = shared.stage(at.stage);
       mbarrier_arrive_expect_bytes(full, bytes);
-      bulk_load(stage, weights, Config::kWeightBytes, full);
+      bulk_load_cached(stage, weights, Config::kWeightBytes, full, policy);
       const std::uint32_t to = stage + Config::kWeightBytes + offset;
       if (k == 0 && p.source != nullptr) wait_until_gathered(p, work.row_tile);
       if (half) {
@@ -508,9 +512,10 @@ __device__ __forceinline__ void consume(const Shared<Config>& shared, const CUte
     // before the other one has seen the last stage of the tile before.
     named_barrier_sync(Consumer<Config>::kTurnBarrier + me.index, 256);
     if (me.thread == 0) mbarrier_arrive_cluster(taken);
-#define MOE_TILE(kUnits)                                                                \
-  case kUnits:                                                                          \
-    multiply_tile<Config, kUnits * kRowUnit>(work, shared, me, release_to, out_map, p); \
+#define MOE_TILE(kUnits)                                                                  \
+  case kUnits:                                                                            \
+    if constexpr (kUnits * kRowUnit <= Config::kLargestTile)                              \
+      multiply_tile<Config, kUnits * kRowUnit>(work, shared, me, release_to, out_map, p); \
     break;
     switch (work.rows() / kRowUnit) {
       MOE_TILE(1)

@@ -80,13 +80,19 @@ class CudaGroupedGemmSm90 : public CudaTest {
     DeviceArray<std::int32_t> row_to_token;
   };
 
-  /// Both epilogues on these rows per expert. SwiGLU has `features` / 2 outputs.
+  /// These rows per expert, with both tile sizes. SwiGLU has `features` / 2 outputs.
   void check(GemmEpilogue epilogue, const std::vector<int>& counts, std::int64_t features,
              std::int64_t depth) {
+    for (const int largest_tile : {kGatheringTile, kDeepTile}) {
+      check(epilogue, counts, features, depth, largest_tile);
+    }
+  }
+  void check(GemmEpilogue epilogue, const std::vector<int>& counts, std::int64_t features,
+             std::int64_t depth, int largest_tile) {
     const bool gated = epilogue == GemmEpilogue::kSwiGLU;
     SCOPED_TRACE(testing::Message()
                  << (gated ? "swiglu" : "store") << " features " << features << " depth " << depth
-                 << " rows " << testing::PrintToString(counts));
+                 << " tiles of " << largest_tile << " rows " << testing::PrintToString(counts));
     const auto experts = static_cast<std::int64_t>(counts.size());
     const std::vector<std::int32_t> offsets = offsets_of(counts);
     const std::int64_t rows = offsets.back();
@@ -96,7 +102,8 @@ class CudaGroupedGemmSm90 : public CudaTest {
                                .feature_blocks = blocks_of(features, kBlockFeatures),
                                .k_blocks = blocks_of(depth, kBlockDepth),
                                .out_columns = columns};
-    const GroupedGemmConfig config = choose_grouped_gemm(spec, device().facts());
+    GroupedGemmConfig config = choose_grouped_gemm(spec, rows, device().facts());
+    config.largest_tile = largest_tile;
     const std::vector<BFloat16> x = normal(rows * depth, 0);
     // Scaled up, so that sums lie where silu is curved and where it is not.
     const std::vector<BFloat16> w =
@@ -128,7 +135,7 @@ class CudaGroupedGemmSm90 : public CudaTest {
     };
     const std::vector<BFloat16> got =
         product(List(device(), counts, config.largest_tile), given_x.data(), nullptr);
-    if (gated && rows > 0) {
+    if (gated && config.gathers() && rows > 0) {
       // The same rows in another order, and where they go: the kernel gathers them itself.
       std::vector<std::int32_t> to(static_cast<std::size_t>(rows));
       std::iota(to.begin(), to.end(), 0);

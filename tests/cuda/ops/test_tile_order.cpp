@@ -81,10 +81,11 @@ TEST(TileOrder, FinishesAGroupOfRowsBeforeTheNext) {
 TEST(ChooseGroupedGemm, FitsTheDeviceAndTheShape) {
   DeviceFacts facts;
   facts.l2_bytes = std::size_t{60} << 20;
-  const auto choose = [&](std::int64_t feature_blocks, std::int64_t k_blocks) {
+  const auto choose = [&](std::int64_t feature_blocks, std::int64_t k_blocks,
+                          std::int64_t rows = 8192) {
     return choose_grouped_gemm(
         {.experts = 8, .feature_blocks = feature_blocks, .k_blocks = k_blocks, .out_columns = 64},
-        facts);
+        rows, facts);
   };
   const GroupedGemmConfig mixtral = choose(224, 64);
   EXPECT_EQ(mixtral.largest_tile, 192);
@@ -92,6 +93,11 @@ TEST(ChooseGroupedGemm, FitsTheDeviceAndTheShape) {
   EXPECT_LE(mixtral.group_rows * 192LL * 64 * 128, 15LL << 20);
   EXPECT_EQ(choose(1, 1).band_features, 1);
   EXPECT_GE(choose(16, 100000).group_rows, 1);
+  // Two tiles of 8 units an expert fit the deeper ring; one tile, or three full ones, do not.
+  EXPECT_EQ(choose(12, 32, 8 * 256).largest_tile, kDeepTile);
+  EXPECT_EQ(choose(12, 32, 8 * 128).largest_tile, kGatheringTile);
+  EXPECT_EQ(choose(12, 32, 8 * 512).largest_tile, kGatheringTile);
+  EXPECT_EQ(choose(12, 32, 0).largest_tile, kGatheringTile);
 }
 
 TEST(BlockedShape, PadsToWholeBlocks) {

@@ -274,6 +274,9 @@ std::uint64_t Layer::workspace_bytes() const {
 double Layer::prepare_seconds() const {
   return state_->prepare_seconds;
 }
+Operands Layer::operands() const {
+  return state_->level->operands();
+}
 std::string Layer::isa() const {
   return state_->level->isa();
 }

@@ -104,6 +104,8 @@ class Layer {
   [[nodiscard]] MemoryNeeds memory() const;
   [[nodiscard]] std::uint64_t workspace_bytes() const;  ///< memory().workspace
   [[nodiscard]] double prepare_seconds() const;         ///< what create() spent in the level
+  /// Format in which the experts' GEMMs multiply; for OracleOptions::operands.
+  [[nodiscard]] Operands operands() const;
   [[nodiscard]] std::string isa() const;                ///< instruction set the level really uses
   [[nodiscard]] int threads() const;                    ///< threads the level really uses
   [[nodiscard]] std::string plan() const;               ///< chosen tiles, partition, provenance

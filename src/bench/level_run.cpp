@@ -219,7 +219,7 @@ std::unique_ptr<LevelRun> LevelRun::start(const RunContext& run, LevelState& sta
     }
     const BenchRow& row = state.rows.front().row;
     level->series_.emplace_back(state.name(), level->forward(), inputs,
-                                Timing{row.cache, row.launch});
+                                Timing{row.cache, row.launch}, layer.operands());
     if (!level->verify(available_before)) return nullptr;
     if (!run.stopping && level->first_series().expected_seconds() < kWarmBelowSeconds) {
       level->series_.front().warm_up(run.options.warmup);

@@ -20,21 +20,38 @@ constexpr double kPrimeBelowSeconds = 0.05;
 BenchInputs::BenchInputs(const Problem& problem, const Weights& weights, std::uint64_t seed,
                          const Skew& skew, Instrument& instrument)
     : problem_(problem),
+      weights_(weights),
+      seed_(seed),
+      skew_(skew),
       instrument_(&instrument),
+      oracles_(make_oracles(Operands::kAsStored)),
       x_(instrument.device(), problem.dtype, {problem.shape.tokens, problem.shape.hidden}),
       y_(instrument.device(), problem.dtype, {problem.shape.tokens, problem.shape.hidden}) {
   Device& device = instrument.device();
   for (int i = 0; i < kInputs; ++i) {
-    const auto variant = static_cast<std::uint64_t>(i);
-    const Tensor input = make_input(problem, seed, variant, skew);
-    oracles_.emplace_back(problem, weights, input.view(),
-                          OracleOptions{.sample_seed = seed + variant});
+    const Tensor input = make_input(problem, seed, static_cast<std::uint64_t>(i), skew);
     inputs_.push_back(DeviceTensor::of(device, input.view()));
     if (device.on_host()) host_inputs_.push_back(input);
   }
   if (!device.on_host()) {
     host_y_ = Tensor(problem.dtype, {problem.shape.tokens, problem.shape.hidden});
   }
+}
+
+std::vector<Oracle> BenchInputs::make_oracles(Operands operands) const {
+  std::vector<Oracle> oracles;
+  for (std::uint64_t input = 0; input < kInputs; ++input) {
+    oracles.emplace_back(problem_, weights_, make_input(problem_, seed_, input, skew_).view(),
+                         OracleOptions{.sample_seed = seed_ + input, .operands = operands});
+  }
+  return oracles;
+}
+
+const Oracle& BenchInputs::oracle(int index, Operands operands) const {
+  const auto input = static_cast<std::size_t>(index);
+  if (operands == Operands::kAsStored) return oracles_[input];
+  if (fp8_oracles_.empty()) fp8_oracles_ = make_oracles(operands);
+  return fp8_oracles_[input];
 }
 
 std::uint64_t BenchInputs::predict_bytes(const Problem& problem) {
@@ -62,8 +79,12 @@ const TensorView& BenchInputs::y_on_host() const {
 }
 
 TimedSeries::TimedSeries(std::string name, Forward forward, const BenchInputs& inputs,
-                         Timing timing)
-    : name_(std::move(name)), forward_(std::move(forward)), inputs_(&inputs), timing_(timing) {}
+                         Timing timing, Operands operands)
+    : name_(std::move(name)),
+      forward_(std::move(forward)),
+      inputs_(&inputs),
+      timing_(timing),
+      operands_(operands) {}
 
 TimedSeries TimedSeries::restarted(Timing timing) const {
   TimedSeries series = *this;
@@ -86,7 +107,7 @@ bool TimedSeries::check(int input, const std::string& when) {
   const auto known = static_cast<std::size_t>(input);
   if (known < verified_.size() && verified_[known] == written) return true;
   // Another bit pattern may still be a right answer: not every way of summing is repeatable.
-  const Comparison comparison = inputs_->oracle(input).compare(inputs_->y_on_host());
+  const Comparison comparison = inputs_->oracle(input, operands_).compare(inputs_->y_on_host());
   if (!comparison.passed || !(comparison.tolerance_used <= worst_.tolerance_used)) {
     worst_ = comparison;
   }

@@ -24,7 +24,7 @@ class BenchInputs {
  public:
   static constexpr int kInputs = 3;
 
-  /// `weights` are host memory. The instrument outlives this.
+  /// `weights` are host memory. They and the instrument outlive this.
   BenchInputs(const Problem& problem, const Weights& weights, std::uint64_t seed, const Skew& skew,
               Instrument& instrument);
   /// Bytes that an object for `problem` holds on the host, oracles included, and on a device apart
@@ -39,17 +39,23 @@ class BenchInputs {
   /// y as it is now, in host memory, until the next call.
   [[nodiscard]] const TensorView& y_on_host() const;
   [[nodiscard]] Instrument& instrument() const { return *instrument_; }
-  [[nodiscard]] const Oracle& oracle(int index) const {
-    return oracles_[static_cast<std::size_t>(index)];
-  }
+  /// The answers for input `index`, for levels whose GEMMs multiply `operands`. Others than kAsStored
+  /// are worked out when they are first asked for.
+  [[nodiscard]] const Oracle& oracle(int index, Operands operands = Operands::kAsStored) const;
   [[nodiscard]] const Problem& problem() const { return problem_; }
 
  private:
+  [[nodiscard]] std::vector<Oracle> make_oracles(Operands operands) const;
+
   Problem problem_;
+  Weights weights_;
+  std::uint64_t seed_;
+  Skew skew_;
   Instrument* instrument_;
   std::vector<Tensor> host_inputs_;  // only where the device computes in the host's memory
   std::vector<DeviceTensor> inputs_;
   std::vector<Oracle> oracles_;
+  mutable std::vector<Oracle> fp8_oracles_;
   DeviceTensor x_;
   DeviceTensor y_;
   Tensor host_y_;  // staging
@@ -57,7 +63,9 @@ class BenchInputs {
 
 class TimedSeries {
  public:
-  TimedSeries(std::string name, Forward forward, const BenchInputs& inputs, Timing timing = {});
+  /// `operands` as of the level (Layer::operands).
+  TimedSeries(std::string name, Forward forward, const BenchInputs& inputs, Timing timing = {},
+              Operands operands = Operands::kAsStored);
   /// A series of the same forward and the same verified outputs, without samples.
   [[nodiscard]] TimedSeries restarted(Timing timing) const;
 
@@ -91,6 +99,7 @@ class TimedSeries {
   Forward forward_;
   const BenchInputs* inputs_;
   Timing timing_;
+  Operands operands_;
   std::vector<std::uint64_t> verified_;  // fingerprint of the y that passed, per input
   std::vector<double> microseconds_;
   std::vector<SensorReading> readings_;

@@ -62,6 +62,9 @@ class Level {
   /// y[T',H] from x[T',H], 1 <= T' <= shape.tokens, already checked. Always includes routing.
   virtual void forward(Context&, const TensorView& x, const TensorView& y) = 0;
 
+  /// Format in which the experts' GEMMs multiply. Decides the tolerance of the outputs.
+  [[nodiscard]] virtual Operands operands() const { return Operands::kAsStored; }
+
   [[nodiscard]] virtual std::string isa() const = 0;  // instruction set really used
   [[nodiscard]] virtual int threads() const = 0;      // threads really used
   [[nodiscard]] virtual std::string plan() const { return {}; }

@@ -37,15 +37,26 @@ LayerCheck::Input::Input(const Problem& problem, const Weights& weights, Tensor 
 LayerCheck::LayerCheck(const Problem& problem, const Weights& weights, std::uint64_t seed,
                        const Skew& skew, std::int64_t offset_elements)
     : problem_(problem),
+      weights_(weights),
+      seed_(seed),
       inputs_{Input(problem, weights, make_input(problem, seed, 0, skew), seed, offset_elements),
               Input(problem, weights, make_input(problem, seed, 1, skew), seed, offset_elements)},
       y_(inputs_[0].original.view(), offset_elements) {}
 
-bool LayerCheck::step(VerifyResult& result, const Forward& forward, std::string what,
-                      const Input& input, std::int64_t rows) {
+const Oracle& LayerCheck::oracle(Input& input, Operands operands) {
+  if (operands == Operands::kAsStored) return input.oracle;
+  if (!input.fp8_oracle) {
+    input.fp8_oracle.emplace(problem_, weights_, input.original.view(),
+                             OracleOptions{.sample_seed = seed_, .operands = operands});
+  }
+  return *input.fp8_oracle;
+}
+
+bool LayerCheck::step(VerifyResult& result, const Forward& forward, Operands operands,
+                      std::string what, Input& input, std::int64_t rows) {
   poison(y_.view());
   forward(input.given.view().first_rows(rows), y_.view().first_rows(rows));
-  const Comparison comparison = input.oracle.compare(y_.view().first_rows(rows));
+  const Comparison comparison = oracle(input, operands).compare(y_.view().first_rows(rows));
 
   std::string problem_found;
   if (!comparison.passed) {
@@ -68,22 +79,22 @@ bool LayerCheck::step(VerifyResult& result, const Forward& forward, std::string 
   return problem_found.empty();
 }
 
-VerifyResult LayerCheck::run(const Forward& forward) {
+VerifyResult LayerCheck::run(const Forward& forward, Operands operands) {
   VerifyResult result;
   const std::int64_t tokens = problem_.shape.tokens;
-  if (!step(result, forward, "input 0", inputs_[0], tokens)) return result;
+  if (!step(result, forward, operands, "input 0", inputs_[0], tokens)) return result;
   const GuardedTensor first_y(y_.view());
-  if (!step(result, forward, "input 1", inputs_[1], tokens)) return result;
-  if (!step(result, forward, "input 0 again", inputs_[0], tokens)) return result;
+  if (!step(result, forward, operands, "input 1", inputs_[1], tokens)) return result;
+  if (!step(result, forward, operands, "input 0 again", inputs_[0], tokens)) return result;
   if (std::memcmp(y_.view().data, first_y.view().data, first_y.view().bytes()) != 0) {
     result.failure = "input 0 again: y is not bitwise that of the first forward of the same input";
     return result;
   }
-  if (tokens > 1 &&
-      !step(result, forward, fmt::format("first {} tokens", tokens / 2), inputs_[0], tokens / 2)) {
+  if (tokens > 1 && !step(result, forward, operands, fmt::format("first {} tokens", tokens / 2),
+                          inputs_[0], tokens / 2)) {
     return result;
   }
-  if (!step(result, forward, "no tokens", inputs_[0], 0)) return result;
+  if (!step(result, forward, operands, "no tokens", inputs_[0], 0)) return result;
   result.passed = true;
   return result;
 }
@@ -95,13 +106,14 @@ VerifyResult LayerCheck::run(Layer& layer) {
   GuardedMirror y(*device, y_);
   std::array<GuardedMirror, 2> x = {GuardedMirror(*device, inputs_[0].given),
                                     GuardedMirror(*device, inputs_[1].given)};
-  return run([&](const TensorView& host_x, const TensorView& host_y) {
+  const auto forward = [&](const TensorView& host_x, const TensorView& host_y) {
     GuardedMirror& input = host_x.data == inputs_[0].given.view().data ? x[0] : x[1];
     y.upload();
     layer.forward(input.view().first_rows(host_x.dim(0)), y.view().first_rows(host_y.dim(0)));
     y.download();
     input.download();
-  });
+  };
+  return run(forward, layer.operands());
 }
 
 VerifyResult verify(Layer& layer, const Weights& weights, const VerifyOptions& options) {

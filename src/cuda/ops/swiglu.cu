@@ -32,13 +32,17 @@ struct Multiply {
   }
 };
 
-/// out[i] = Function(a[i], b[i]), kWidth elements a thread.
+/// out[r,i] = Function(a[r,i], b[r,i]), kWidth elements a thread.
 template <class Element, int kWidth, class Function>
 __global__ void __launch_bounds__(kThreads)
-    elementwise_kernel(const Element* a, const Element* b, std::int64_t count, Element* out) {
+    elementwise_kernel(const Element* a, const Element* b, std::int64_t rows, std::int64_t columns,
+                       std::int64_t stride, Element* out) {
   using Vector = Vec<Element, kWidth>;
-  const std::int64_t at = thread_in_grid() * kWidth;
-  if (at >= count) return;
+  const std::int64_t vector = thread_in_grid();
+  const std::int64_t in_a_row = columns / kWidth;
+  const std::int64_t row = rows == 1 ? 0 : vector / in_a_row;
+  if (row >= rows || vector - row * in_a_row >= in_a_row) return;
+  const std::int64_t at = row * stride + (vector - row * in_a_row) * kWidth;
   const Vector left = *reinterpret_cast<const Vector*>(a + at);
   const Vector right = *reinterpret_cast<const Vector*>(b + at);
   Vector result;
@@ -50,16 +54,18 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 template <class Function>
-void elementwise(DType dtype, const void* a, const void* b, std::int64_t count, void* out,
-                 cudaStream_t stream) {
+void elementwise(DType dtype, const void* a, const void* b, std::int64_t rows, std::int64_t columns,
+                 std::int64_t stride, void* out, cudaStream_t stream) {
   with_device_type(dtype, [&]<class Element>() {
     const auto launch = [&]<int kWidth>() {
       elementwise_kernel<Element, kWidth, Function>
-          <<<blocks_for((count + kWidth - 1) / kWidth), kThreads, 0, stream>>>(
-              static_cast<const Element*>(a), static_cast<const Element*>(b), count,
+          <<<blocks_for(rows * (columns / kWidth)), kThreads, 0, stream>>>(
+              static_cast<const Element*>(a), static_cast<const Element*>(b), rows, columns, stride,
               static_cast<Element*>(out));
     };
-    if (in_widest_vectors(count * static_cast<std::int64_t>(sizeof(Element)), {a, b, out})) {
+    constexpr auto kBytes = static_cast<std::int64_t>(sizeof(Element));
+    const bool aligned_rows = rows == 1 || stride * kBytes % 16 == 0;
+    if (in_widest_vectors(columns * kBytes, {a, b, out}) && aligned_rows) {
       launch.template operator()<kWidest<Element>>();
     } else {
       launch.template operator()<1>();
@@ -80,12 +86,22 @@ __global__ void __launch_bounds__(kThreads)
 }  // namespace
 
 void silu(DType dtype, const void* gate, std::int64_t count, void* out, cudaStream_t stream) {
-  elementwise<Silu>(dtype, gate, gate, count, out, stream);
+  silu_rows(dtype, gate, 1, count, count, out, stream);
 }
 
 void multiply(DType dtype, const void* a, const void* b, std::int64_t count, void* out,
               cudaStream_t stream) {
-  elementwise<Multiply>(dtype, a, b, count, out, stream);
+  multiply_rows(dtype, a, b, 1, count, count, out, stream);
+}
+
+void silu_rows(DType dtype, const void* gate, std::int64_t rows, std::int64_t columns,
+               std::int64_t stride, void* out, cudaStream_t stream) {
+  elementwise<Silu>(dtype, gate, gate, rows, columns, stride, out, stream);
+}
+
+void multiply_rows(DType dtype, const void* a, const void* b, std::int64_t rows,
+                   std::int64_t columns, std::int64_t stride, void* out, cudaStream_t stream) {
+  elementwise<Multiply>(dtype, a, b, rows, columns, stride, out, stream);
 }
 
 void swiglu_rows(DType dtype, const void* gate_up, std::int64_t rows, std::int64_t intermediate,

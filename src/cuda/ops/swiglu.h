@@ -15,6 +15,13 @@ void silu(DType dtype, const void* gate, std::int64_t count, void* out, cudaStre
 void multiply(DType dtype, const void* a, const void* b, std::int64_t count, void* out,
               cudaStream_t stream);
 
+/// The same of `rows` rows of `columns` elements, all tensors `stride` elements from row to row; out
+/// may be gate or a.
+void silu_rows(DType dtype, const void* gate, std::int64_t rows, std::int64_t columns,
+               std::int64_t stride, void* out, cudaStream_t stream);
+void multiply_rows(DType dtype, const void* a, const void* b, std::int64_t rows,
+                   std::int64_t columns, std::int64_t stride, void* out, cudaStream_t stream);
+
 /// act[r,i] = silu(gate_up[r,i]) · gate_up[r,I+i], rows of gate_up 2·I wide and of act `act_stride`
 /// elements apart. act may be gate_up itself with stride 2·I: every element is read by the thread
 /// that overwrites it.

@@ -1,0 +1,220 @@
+// Variants of level 04 · grouped_fp8_converted, grouped_fp8_stored — the experts' GEMMs in FP8.
+// Changes   operands of the GEMMs are e4m3 with one scale per tensor: x and act are rounded in every
+//           forward, the weights either in every forward too (converted) or once in create() (stored).
+// Why       the tensor cores multiply e4m3 at twice the rate of bf16, and stored weights are half as
+//           many bytes. Converting them on the fly reads the bf16 weights first and writes and reads
+//           the others on top: 4·3·E·H·I bytes instead of 2·3·E_hit·H·I.
+// Costs     accuracy: 4 significant bits, a tolerance of its own (docs/verification.md). Passes over x
+//           and act to find their largest magnitude and to round them: 5·T·K·(H+I) bytes.
+// Measured  `moe bench run -t moe_myths`; docs/myths.md
+//
+//   rows[TK,H] ─quantize─▶ e4m3 ─gate_up─▶ gate_up[TK,2I] ─swiglu─▶ act ─quantize─▶ e4m3 ─down─▶ rows[TK,H]
+#include "cuda/check.h"
+#include "cuda/level_base.h"
+#include "cuda/ops/layer_kernels.h"
+#include "cuda/ops/quantize_fp8.h"
+#include "cuda/ops/routed_buffers.h"
+
+namespace moe::cuda {
+namespace {
+
+enum class Fp8Weights : std::uint8_t { kConverted, kStored };
+
+/// On the device, of one tensor: what largest_magnitude() and quantize_e4m3() write.
+/// Factors of their own 16 bytes: cuBLASLt takes no other addresses.
+struct Scaling {
+  alignas(16) float largest;
+  alignas(16) float scale;
+};
+
+struct Buffers {
+  RoutedBuffers routed;
+  std::byte* operand = nullptr;  // [T·K,H], later [T·K,I], e4m3
+  std::byte* gate_up = nullptr;  // converted: [E,2·I,H] e4m3
+  std::byte* down = nullptr;     // converted: [E,H,I] e4m3
+};
+
+class GroupedFp8 final : public CudaLevel {
+ public:
+  explicit GroupedFp8(Fp8Weights weights) : kind_(weights) {}
+
+  [[nodiscard]] std::string unsupported(const Problem& problem,
+                                        const ExecutionOptions& execution) const override {
+    if (std::string reason = CudaLevel::unsupported(problem, execution); !reason.empty()) {
+      return reason;
+    }
+    const DeviceFacts& facts = device_of(execution).facts();
+    if (facts.major * 10 + facts.minor < 89) {
+      return fmt::format("compute capability {}.{} has no FP8 tensor cores", facts.major,
+                         facts.minor);
+    }
+    const Shape& shape = problem.shape;
+    if (shape.hidden % 16 != 0 || shape.intermediate % 16 != 0) {
+      return fmt::format("cuBLASLt's FP8 GEMMs need H={} and I={} to be multiples of 16",
+                         shape.hidden, shape.intermediate);
+    }
+    if (problem.dtype != DType::kBF16) return "FP8 GEMMs here write bf16, not fp32";
+    return {};
+  }
+
+  [[nodiscard]] MemoryNeeds memory(const Problem& problem,
+                                   const ExecutionOptions& execution) const override {
+    ArenaPlan plan;
+    static_cast<void>(carve(plan, problem, device_of(execution).facts()));
+    const std::uint64_t gate_up = gate_up_elements(problem);
+    const std::uint64_t down = gate_up / 2;
+    return {.workspace = plan.bytes(),
+            .transient = kind_ == Fp8Weights::kStored ? gate_up_bytes(problem) : 0,
+            .prepared = kBasePrepared + kTensors * sizeof(Scaling) +
+                        (kind_ == Fp8Weights::kStored ? gate_up + down : gate_up_bytes(problem))};
+  }
+
+  [[nodiscard]] Operands operands() const override { return Operands::kFp8; }
+
+  void prepare(const Problem& problem, const Weights& weights,
+               const ExecutionOptions& execution) override {
+    keep(problem, weights, execution);
+    const Shape& shape = problem.shape;
+    kernels_ = make_precompiled_kernels(problem, device_->facts());
+    scaling_ = DeviceBuffer(kTensors * sizeof(Scaling));
+    packed_ = pack_gate_up(problem, weights, stream());
+    // The weights do not change, so neither do their largest magnitudes.
+    const std::int64_t rows = shape.experts * 2 * shape.intermediate;
+    largest_magnitude(problem.dtype, packed_.data(), rows, shape.hidden, shape.hidden,
+                      &of(kGateUp)->largest, stream());
+    largest_magnitude(problem.dtype, weights.down.data, shape.experts * shape.hidden,
+                      shape.intermediate, shape.intermediate, &of(kDown)->largest, stream());
+    if (kind_ == Fp8Weights::kStored) {
+      gate_up8_ = DeviceBuffer(gate_up_elements(problem));
+      down8_ = DeviceBuffer(gate_up_elements(problem) / 2);
+      quantize_weights(gate_up8_.as<std::byte>(), down8_.as<std::byte>());
+      MOE_CUDA_CHECK(cudaStreamSynchronize(stream()));
+      packed_ = DeviceBuffer();
+    }
+    gate_up_.emplace(*library_, MatmulSpec{.n = 2 * shape.intermediate,
+                                           .k = shape.hidden,
+                                           .e4m3 = true,
+                                           .out = problem.dtype,
+                                           .scale_a = &of(kX)->scale,
+                                           .scale_w = &of(kGateUp)->scale});
+    down_.emplace(*library_, MatmulSpec{.n = shape.hidden,
+                                        .k = shape.intermediate,
+                                        .e4m3 = true,
+                                        .out = problem.dtype,
+                                        .scale_a = &of(kAct)->scale,
+                                        .scale_w = &of(kDown)->scale});
+    gate_up_->choose_up_to(shape.tokens);
+    down_->choose_up_to(shape.tokens);
+  }
+
+  void forward(Context& context, const TensorView& x, const TensorView& y) override {
+    const Shape& shape = problem_.shape;
+    const Buffers b = carve(context.arena, problem_, device_->facts());
+    const std::int64_t routed = x.dim(0) * shape.top_k;
+    router_product(x, 0, x.dim(0), b.routed.logits, stream());
+    kernels_->route(b.routed, x.dim(0), HostReads::kOffsets, stream());
+    context.record("route", static_cast<std::uint64_t>(routed) * 8,
+                   [&] { return fmt::format("top {} of {}", shape.top_k, shape.experts); });
+    kernels_->permute(x, b.routed, stream());
+    context.record("permute", element_bytes(routed * shape.hidden),
+                   [&] { return fmt::format("{} rows by expert", routed); });
+    const std::int32_t* const offsets = kernels_->wait_for_offsets(stream());
+    const std::byte* gate_up8 = gate_up8_.as<std::byte>();
+    const std::byte* down8 = down8_.as<std::byte>();
+    if (kind_ == Fp8Weights::kConverted) {
+      quantize_weights(b.gate_up, b.down);
+      context.record("quantize_weights", gate_up_elements(problem_) * 3 / 2,
+                     [&] { return fmt::format("all of {} experts", shape.experts); });
+      gate_up8 = b.gate_up;
+      down8 = b.down;
+    }
+    quantize(context, "quantize_x", kX, b.routed.rows, routed, shape.hidden, shape.hidden,
+             b.operand);
+    multiply(context, "gemm_gate_up", *gate_up_, offsets, b.operand, gate_up8, b.routed.gate_up);
+    kernels_->swiglu(b.routed.gate_up, routed, stream());
+    context.record("swiglu", element_bytes(routed * shape.intermediate),
+                   [&] { return fmt::format("{} rows", routed); });
+    quantize(context, "quantize_act", kAct, b.routed.gate_up, routed, shape.intermediate,
+             2 * shape.intermediate, b.operand);
+    multiply(context, "gemm_down", *down_, offsets, b.operand, down8, b.routed.rows);
+    kernels_->combine(b.routed, y, stream());
+    context.record("unpermute", y.bytes(), [&] { return fmt::format("{} tokens", y.dim(0)); });
+  }
+
+ private:
+  enum Tensor : std::uint8_t { kGateUp, kDown, kX, kAct, kTensors };
+
+  [[nodiscard]] Scaling* of(Tensor tensor) const { return scaling_.as<Scaling>() + tensor; }
+
+  static std::uint64_t gate_up_elements(const Problem& problem) {
+    return gate_up_bytes(problem) / size_of(problem.dtype);
+  }
+
+  template <class Memory>
+  Buffers carve(Memory& memory, const Problem& problem, const DeviceFacts& facts) const {
+    const Shape& shape = problem.shape;
+    Buffers b;
+    b.routed = carve_routed_buffers(memory, problem, facts, layer_kernels_scratch(problem, facts));
+    b.operand = memory.template take<std::byte>(shape.routed_rows() *
+                                                std::max(shape.hidden, shape.intermediate));
+    if (kind_ == Fp8Weights::kConverted) {
+      const auto elements = static_cast<std::int64_t>(gate_up_elements(problem));
+      b.gate_up = memory.template take<std::byte>(elements);
+      b.down = memory.template take<std::byte>(elements / 2);
+    }
+    return b;
+  }
+
+  void quantize_weights(std::byte* gate_up8, std::byte* down8) {
+    const Shape& shape = problem_.shape;
+    quantize_e4m3(problem_.dtype, packed_.data(), shape.experts * 2 * shape.intermediate,
+                  shape.hidden, shape.hidden, &of(kGateUp)->largest, gate_up8, &of(kGateUp)->scale,
+                  stream());
+    quantize_e4m3(problem_.dtype, weights_.down.data, shape.experts * shape.hidden,
+                  shape.intermediate, shape.intermediate, &of(kDown)->largest, down8,
+                  &of(kDown)->scale, stream());
+  }
+
+  void quantize(Context& context, const char* op, Tensor tensor, const void* data,
+                std::int64_t rows, std::int64_t columns, std::int64_t stride, std::byte* out) {
+    largest_magnitude(problem_.dtype, data, rows, columns, stride, &of(tensor)->largest, stream());
+    quantize_e4m3(problem_.dtype, data, rows, columns, stride, &of(tensor)->largest, out,
+                  &of(tensor)->scale, stream());
+    context.record(op, static_cast<std::uint64_t>(rows * columns),
+                   [&] { return fmt::format("{} rows x {} columns", rows, columns); });
+  }
+
+  /// c[segment] = a[segment] · w[expert]^T; a and w e4m3.
+  void multiply(Context& context, const char* op, Matmul& gemm, const std::int32_t* offsets,
+                const std::byte* a, const std::byte* w, std::byte* c) {
+    for (std::int64_t expert = 0; expert < problem_.shape.experts; ++expert) {
+      const std::int64_t first = offsets[expert];
+      const std::int64_t rows = offsets[expert + 1] - first;
+      if (rows == 0) continue;
+      gemm.run(a + first * gemm.k(), w + expert * gemm.n() * gemm.k(),
+               c + element_bytes(first * gemm.n()), rows, stream());
+      context.record(op, element_bytes(rows * gemm.n()), [&] {
+        return fmt::format("e4m3, expert {} m={} n={} k={}", expert, rows, gemm.n(), gemm.k());
+      });
+    }
+  }
+
+  Fp8Weights kind_;
+  DeviceBuffer packed_;            // [E,2·I,H]; converted only
+  DeviceBuffer gate_up8_, down8_;  // stored only
+  DeviceBuffer scaling_;           // [kTensors]
+  std::unique_ptr<LayerKernels> kernels_;
+  std::optional<Matmul> gate_up_;
+  std::optional<Matmul> down_;
+};
+
+}  // namespace
+
+std::unique_ptr<Level> make_variant_grouped_fp8_converted() {
+  return std::make_unique<GroupedFp8>(Fp8Weights::kConverted);
+}
+std::unique_ptr<Level> make_variant_grouped_fp8_stored() {
+  return std::make_unique<GroupedFp8>(Fp8Weights::kStored);
+}
+
+}  // namespace moe::cuda

@@ -12,9 +12,11 @@ Views:
     scale FILE             levels by tokens, from a file of -t moe_scale
     gains FILE             of the same: each level's gain over the one before at 2048 and at 8192 tokens, and why
     launches FILE          each level launched kernel by kernel and as a graph, from a file of --launch both
-    twins FOLDER           shapes by levels: the share of the dense twin, from the journey files of a folder
+    twins FOLDER [PREFIX]  shapes by levels: the share of the dense twin, from the journey files of a folder, or
+                           those of another PREFIX
     kernels FILE NAME      the kernels of one level, from a file of --profile kernels
     level NAME FOLDER      one level in every journey and sweep file of a folder, sorted by file name
+    myths FILE             the verdicts of -t moe_myths
     machine FILE           the machine and the ceilings of a file
 
 A single figure stands within a sentence:
@@ -123,10 +125,10 @@ def journey(path, tokens="-"):
     return f"{shape_text(rows[0])}{conditions(rows)} ([{path}](/{path}))\n\n" + table(header, lines)
 
 
-def twins(folder):
+def twins(folder, prefix="journey"):
     names = []
     lines = []
-    for path in sorted((ROOT / folder).glob("journey_*.json")):
+    for path in sorted((ROOT / folder).glob(f"{prefix}_*.json")):
         relative = path.relative_to(ROOT).as_posix()
         rows = [row for row in load(relative)["rows"] if row["skew"] == "uniform" and row.get("twin_fraction")]
         for tokens in sorted({row["tokens"] for row in rows}):
@@ -251,13 +253,32 @@ def level(name, folder):
     return table(["shape"] + measured_header(seen), rows) if rows else f"(not measured yet: {folder})\n"
 
 
+def myths(path):
+    def side(one, other):
+        return f"`{one['name']}`" + (f" ({one['launch']})" if one["name"] == other["name"] else "")
+
+    rows = []
+    for found in load(path)["myths"]:
+        sides = [found["claim"], f"{side(found['without'], found['with'])} → {side(found['with'], found['without'])}",
+                 found["tokens"]]
+        if found["gain"] is None:
+            rows.append(sides + ["–"] * 4 + [found["verdict"], found["reason"]])
+            continue
+        sign = "" if found["distinguishable"] else "~"
+        rows.append(sides + [time_text(found["without_us"]), time_text(found["with_us"]),
+                             f"{sign}{found['gain']:.2f}x", f"{100 * found['noise']:.1f} %", found["verdict"],
+                             found["cause"] or "–"])
+    header = ["claim", "compared", "tokens", "without", "with", "gain", "noise", "the claim", "cause"]
+    return f"[{path}](/{path})\n\n" + table(header, rows)
+
+
 def machine(path):
     result = load(path)
     about = {**result["machine"], **(result.get("device") or {}), **result["ceilings"]}
     return table(["what", "value"], [[key, about[key]] for key in about if not isinstance(about[key], (dict, list))])
 
 
-VIEWS = {"journey": journey, "twins": twins, "scale": scale, "launches": launches, "gains": gains, "kernels": kernels, "level": level, "machine": machine}
+VIEWS = {"journey": journey, "twins": twins, "scale": scale, "launches": launches, "gains": gains, "kernels": kernels, "level": level, "myths": myths, "machine": machine}
 
 
 def missing(arguments):

@@ -112,9 +112,17 @@ struct KernelProfile {
   std::uint64_t lost = 0;          ///< records that the recorder could not keep
 };
 
+/// A level and how its work gets to the device.
+struct LevelLaunch {
+  std::string level;
+  Launch launch = Launch::kAuto;
+};
+
 struct BenchOptions {
   /// Names or numbers, run in ascending order; empty = every level that the backend has.
   std::vector<std::string> levels;
+  /// In place of `levels` with each of `launches` where not empty; names only, run in this order.
+  std::vector<LevelLaunch> series;
   /// Backend, problem, threads, isa, tuning and workspace limit; `level` is ignored.
   LayerOptions layer;
   /// Token counts to measure one after the other with the same weights; empty = the problem's.
@@ -152,6 +160,7 @@ struct BenchRow {
   double error = 0;       ///< relative error of the worst row of all compared outputs
   double tolerance_used = 0;  ///< 1 is the limit
   int samples = 0;            ///< 0: nothing below was measured
+  std::vector<double> sample_us;  ///< in the order in which they were taken
   double median_us = 0;
   double iqr_us = 0;
   double min_us = 0;

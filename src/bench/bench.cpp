@@ -63,6 +63,12 @@ MemoryNeeds needs_beside_others(const LayerOptions& options, std::uint64_t avail
   }
 }
 
+/// A level of the run and the launch to ask it for.
+struct Wanted {
+  LevelInfo level;
+  Launch launch = Launch::kAuto;
+};
+
 std::vector<LevelInfo> wanted_levels(const BenchOptions& options) {
   std::vector<LevelInfo> levels;
   for (const std::string& name : options.levels) levels.push_back(find_level(name));
@@ -74,6 +80,18 @@ std::vector<LevelInfo> wanted_levels(const BenchOptions& options) {
                            [](const LevelInfo& a, const LevelInfo& b) { return a.name == b.name; }),
                levels.end());
   return levels;
+}
+
+std::vector<Wanted> wanted_series(const BenchOptions& options) {
+  std::vector<Wanted> wanted;
+  for (const LevelLaunch& series : options.series) {
+    wanted.push_back({find_level(series.level), series.launch});
+  }
+  if (!wanted.empty()) return wanted;
+  for (const LevelInfo& level : wanted_levels(options)) {
+    for (const Launch launch : options.launches) wanted.push_back({level, launch});
+  }
+  return wanted;
 }
 
 std::vector<Cache> wanted_caches(const BenchOptions& options, bool can_be_cold) {
@@ -136,7 +154,7 @@ BenchRun::BenchRun(BenchOptions options) : state_(std::make_unique<State>()) {
   state_->skew = Skew::parse(options.skew);
   (void)parse_isa(options.layer.isa);
   if (options.tokens.empty()) options.tokens = {options.layer.problem.shape.tokens};
-  const std::vector<LevelInfo> levels = wanted_levels(options);
+  const std::vector<Wanted> wanted = wanted_series(options);
   for (const std::int64_t tokens : options.tokens) {
     Shape shape = options.layer.problem.shape;
     shape.tokens = tokens;
@@ -150,24 +168,22 @@ BenchRun::BenchRun(BenchOptions options) : state_(std::make_unique<State>()) {
     Point point;
     point.problem = options.layer.problem;
     point.problem.shape.tokens = tokens;
-    for (const LevelInfo& info : levels) {
-      for (const Launch launch : options.launches) {
-        LevelState state;
-        state.options = options.layer;
-        state.options.level = info.name;
-        state.options.problem = point.problem;
-        state.options.launch = launch;
-        if (usable) state.options.stream = state_->instrument->device().native_stream();
-        for (const Cache cache : caches) {
-          RowState row;
-          row.row.level = info;
-          row.row.problem = point.problem;
-          row.row.cache = cache;
-          row.row.launch = launch;
-          state.rows.push_back(std::move(row));
-        }
-        point.levels.push_back(std::move(state));
+    for (const auto& [info, launch] : wanted) {
+      LevelState state;
+      state.options = options.layer;
+      state.options.level = info.name;
+      state.options.problem = point.problem;
+      state.options.launch = launch;
+      if (usable) state.options.stream = state_->instrument->device().native_stream();
+      for (const Cache cache : caches) {
+        RowState row;
+        row.row.level = info;
+        row.row.problem = point.problem;
+        row.row.cache = cache;
+        row.row.launch = launch;
+        state.rows.push_back(std::move(row));
       }
+      point.levels.push_back(std::move(state));
     }
     state_->points.push_back(std::move(point));
   }

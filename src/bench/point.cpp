@@ -51,6 +51,7 @@ void derive(BenchRow& row, const RowState& state, const std::vector<double>& twi
             const Ceilings& ceilings) {
   const std::vector<double>& microseconds = state.microseconds;
   row.samples = static_cast<int>(microseconds.size());
+  row.sample_us = microseconds;
   if (microseconds.empty()) return;
   row.median_us = median(microseconds);
   row.iqr_us = interquartile_range(microseconds);

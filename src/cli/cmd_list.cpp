@@ -4,6 +4,7 @@
 #include <nlohmann/json.hpp>
 #include <set>
 
+#include "bench/myths.h"
 #include "cli/commands.h"
 #include "cli/options.h"
 #include "cli/output.h"
@@ -71,6 +72,17 @@ int list(bool json) {
                        {"backends", backends_of(level)},
                        {"cannot_run", cannot_run}});
     }
+  }
+  for (const Myth& myth : list_myths()) {
+    const std::string target = fmt::format("{}:{}", kMyths, myth.name);
+    text += fmt::format("{:<26} \"{}\": {} -> {}\n", target, myth.claim, myth.baseline.level,
+                        myth.changed.level);
+    array.push_back({{"target", target},
+                     {"suite", kMyths},
+                     {"name", myth.name},
+                     {"claim", myth.claim},
+                     {"without", myth.baseline.level},
+                     {"with", myth.changed.level}});
   }
   for (const auto& [reason, levels] : reasons) {
     text += fmt::format(

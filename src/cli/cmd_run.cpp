@@ -7,6 +7,7 @@
 #include <limits>
 #include <memory>
 
+#include "bench/myths.h"
 #include "cli/commands.h"
 #include "cli/embedded.h"
 #include "cli/exit_codes.h"
@@ -43,6 +44,7 @@ constexpr double kJourneyTimeout = 600;
 constexpr double kScaleTimeout = 40;
 constexpr double kHangSeconds = 10;
 const std::vector<std::int64_t> kScaleTokens = {1, 8, 64, 256, 1024, 4096, 16384};
+const std::vector<std::int64_t> kMythTokens = {256, 1024, 4096, 8192, 16384};
 const std::vector<std::int64_t> kCudaScaleTokens = {2048, 4096, 8192, 16384, 32768, 65536};
 
 /// The paragraph under "## What scale shows" of the level's docs page, as one line.
@@ -97,6 +99,7 @@ class Run {
     bench_.min_samples =
         static_cast<int>(parse_integer("--min-samples", options.min_samples, 1, kMost));
     const bool scale = targets_.suite == kScale;
+    const bool about_myths = targets_.suite == kMyths;
     bench_.timeout_seconds = scale ? kScaleTimeout : kJourneyTimeout;
     if (!options.timeout.empty()) {
       bench_.timeout_seconds = parse_seconds("--timeout", options.timeout);
@@ -106,6 +109,17 @@ class Run {
           workload_.layer.backend == Backend::kCuda ? kCudaScaleTokens : kScaleTokens;
       workload_.axis_given = true;
     }
+    if (about_myths) {
+      MOE_CHECK(options.launch == "auto", "--launch: {} launches as its claims say", kMyths);
+      MOE_CHECK(options.cache != "both", "--cache: {} compares in one state of the caches", kMyths);
+      for (const std::string& name : targets_.myths) myths_.push_back(find_myth(name));
+      if (myths_.empty()) myths_ = list_myths();
+      bench_.series = series_of(myths_);
+      if (!workload_.axis_given) {
+        workload_.tokens = kMythTokens;
+        workload_.axis_given = true;
+      }
+    }
     bench_.levels = targets_.levels;
     bench_.layer = workload_.layer;
     bench_.tokens = workload_.tokens;
@@ -113,7 +127,7 @@ class Run {
     bench_.launches = parse_launches(options.launch);
     MOE_CHECK(options.profile.empty() || options.profile == "kernels",
               "unknown --profile '{}'; did you mean 'kernels'?", options.profile);
-    bench_.profile_kernels = !options.profile.empty();
+    bench_.profile_kernels = !options.profile.empty() || about_myths;  // the causes are in there
     bench_.skew = workload_.skew;
     bench_.seed = workload_.seed;
     if (!options.output.empty()) check_writable(options.output);
@@ -188,7 +202,8 @@ class Run {
     report.noise = result.noise;
     report.steal_fraction = result.steal_fraction;
     for (const BenchRow& row : result.rows) {
-      const std::string target = targets_.suite + ":" + row.level.name;
+      const std::string target =
+          targets_.suite == kMyths ? kMyths : targets_.suite + ":" + row.level.name;
       report.rows.push_back(
           {row, target,
            command_for("-t " + target, std::to_string(row.problem.shape.tokens),
@@ -199,6 +214,7 @@ class Run {
       const std::string reason = scale_reason(level);
       if (!reason.empty()) report.scale_reasons[level.name] = reason;
     }
+    report.myths = judge_myths(myths_, result);
     report.exit_code = exit_code_of(report.rows);
     // A forward that did not return took the levels after it along.
     if (watched.ending == Ending::kAbandoned && report.exit_code == kOk) {
@@ -227,6 +243,7 @@ class Run {
 
   RunOptions options_;
   Targets targets_;
+  std::vector<Myth> myths_;
   Workload workload_;
   report::Format format_;
   Progress progress_;

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <limits>
 
+#include "bench/myths.h"
 #include "cli/parse.h"
 #include "core/check.h"
 #include "core/isa.h"
@@ -131,8 +132,8 @@ Targets parse_targets(const std::vector<std::string>& targets) {
   for (const std::string& target : targets) {
     const std::size_t colon = target.find(':');
     const std::string suite = target.substr(0, colon);
-    if (suite != kJourney && suite != kScale) {
-      std::vector<std::string> names = {kJourney, kScale};
+    if (suite != kJourney && suite != kScale && suite != kMyths) {
+      std::vector<std::string> names = {kJourney, kScale, kMyths};
       for (const LevelInfo& level : list_levels()) {
         if (level.name == target) {
           fail(ErrorCode::kInvalidArgument, "unknown target '{}'; did you mean '{}:{}'?", target,
@@ -149,11 +150,16 @@ Targets parse_targets(const std::vector<std::string>& targets) {
     const std::string level = colon == std::string::npos ? "all" : target.substr(colon + 1);
     if (level == "all") {
       all = true;
+    } else if (suite == kMyths) {
+      out.myths.push_back(find_myth(level).name);
     } else {
       out.levels.push_back(find_level(level).name);
     }
   }
-  if (all) out.levels.clear();
+  if (all) {
+    out.levels.clear();
+    out.myths.clear();
+  }
   return out;
 }
 

@@ -43,15 +43,18 @@ struct Workload {
 /// Options that reproduce `workload` at `tokens`, each with its value: "--thiek 64,... --dtype ...".
 [[nodiscard]] std::string repro_options(const Workload& workload, const std::string& tokens);
 
-/// "moe_journey" or "moe_scale" and level names; empty = all levels.
+/// "moe_journey" or "moe_scale" and level names, empty = all levels; "moe_myths" and myths' names,
+/// empty = all.
 struct Targets {
   std::string suite;
   std::vector<std::string> levels;
+  std::vector<std::string> myths;
 };
 /// From every -t. Throws kInvalidArgument for unknown names and mixed suites.
 [[nodiscard]] Targets parse_targets(const std::vector<std::string>& targets);
 
 inline constexpr const char* kJourney = "moe_journey";
 inline constexpr const char* kScale = "moe_scale";
+inline constexpr const char* kMyths = "moe_myths";
 
 }  // namespace moe::cli

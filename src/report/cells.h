@@ -49,6 +49,10 @@ struct Footer {
 /// A table of each level's gain over the one before at these two; "" when they are one.
 [[nodiscard]] std::string render_scale_gains(const Report& report, std::size_t width);
 
+/// The verdicts for a terminal, at most `width` columns, and as a GitHub table.
+[[nodiscard]] std::string render_myths(const std::vector<MythResult>& myths, std::size_t width);
+[[nodiscard]] std::string markdown_myths(const std::vector<MythResult>& myths);
+
 /// Lines of at most `width` columns, broken at spaces.
 [[nodiscard]] std::vector<std::string> wrap(const std::string& text, std::size_t width);
 

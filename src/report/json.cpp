@@ -164,6 +164,33 @@ Json row_json(const Report& report, const ReportRow& row) {
           {"repro", row.repro}};
 }
 
+namespace {
+
+Json side_json(const LevelLaunch& side) {
+  return {{"name", side.level}, {"launch", name_of(side.launch)}};
+}
+
+Json myth_json(const MythResult& result) {
+  const bool timed = result.verdict != MythVerdict::kNotMeasured;
+  return {{"myth", result.myth.name},
+          {"claim", result.myth.claim},
+          {"tokens", result.tokens},
+          {"without", side_json(result.myth.baseline)},
+          {"with", side_json(result.myth.changed)},
+          {"without_us", measured(timed, result.baseline_us)},
+          {"with_us", measured(timed, result.changed_us)},
+          {"gain", measured(timed, result.gain)},
+          {"gain_low", measured(timed, result.gain_low)},
+          {"gain_high", measured(timed, result.gain_high)},
+          {"noise", measured(timed, result.noise)},
+          {"distinguishable", timed ? Json(result.distinguishable) : Json(nullptr)},
+          {"verdict", name_of(result.verdict)},
+          {"reason", text_or_null(result.reason)},
+          {"cause", text_or_null(result.cause)}};
+}
+
+}  // namespace
+
 std::string render_json(const Report& report) {
   Json noise = Json::array();
   for (const NoiseFloor& floor : report.noise) {
@@ -175,23 +202,27 @@ std::string render_json(const Report& report) {
   }
   Json rows = Json::array();
   for (const ReportRow& row : report.rows) rows.push_back(row_json(report, row));
-  const Json object = {{"schema", kSchema},
-                       {"run",
-                        {{"suite", report.suite},
-                         {"started", report.started},
-                         {"seconds", report.seconds},
-                         {"complete", report.complete},
-                         {"exit_code", report.exit_code},
-                         {"version", report.version},
-                         {"preset", text_or_null(report.preset)},
-                         {"preset_limits", text_or_null(report.preset_limits)},
-                         {"steal_fraction", present(report.steal_fraction)},
-                         {"noise", noise},
-                         {"repro", report.command}}},
-                       {"machine", machine_json(report)},
-                       {"device", device_json(report.device)},
-                       {"ceilings", ceilings_json(report.ceilings)},
-                       {"rows", rows}};
+  Json object = {{"schema", kSchema},
+                 {"run",
+                  {{"suite", report.suite},
+                   {"started", report.started},
+                   {"seconds", report.seconds},
+                   {"complete", report.complete},
+                   {"exit_code", report.exit_code},
+                   {"version", report.version},
+                   {"preset", text_or_null(report.preset)},
+                   {"preset_limits", text_or_null(report.preset_limits)},
+                   {"steal_fraction", present(report.steal_fraction)},
+                   {"noise", noise},
+                   {"repro", report.command}}},
+                 {"machine", machine_json(report)},
+                 {"device", device_json(report.device)},
+                 {"ceilings", ceilings_json(report.ceilings)},
+                 {"rows", rows}};
+  if (report.suite == "moe_myths") {
+    object["myths"] = Json::array();
+    for (const MythResult& result : report.myths) object["myths"].push_back(myth_json(result));
+  }
   return object.dump(2) + "\n";
 }
 

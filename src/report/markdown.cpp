@@ -35,6 +35,7 @@ std::string render_markdown(const Report& report) {
       text += "```text\n" + kernels + "```\n\n";
     }
   }
+  if (!report.myths.empty()) text += markdown_myths(report.myths) + "\n";
   const auto groups = by_problem(report.rows);
   const std::vector<ReportRow> last = groups.empty() ? std::vector<ReportRow>{} : groups.back();
   for (const Footer& footer : footers(report, last)) {

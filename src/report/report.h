@@ -9,6 +9,7 @@
 #include <utility>
 #include <vector>
 
+#include "bench/myths.h"
 #include "moe/bench.h"
 
 namespace moe::report {
@@ -20,7 +21,7 @@ struct ReportRow {
 };
 
 struct Report {
-  std::string suite;  // "moe_journey" | "moe_scale"
+  std::string suite;  // "moe_journey" | "moe_scale" | "moe_myths"
   Backend backend = Backend::kCpu;
   std::string skew;
   std::uint64_t seed = 0;
@@ -43,6 +44,7 @@ struct Report {
   /// By level name, one sentence: why its gain changes with the number of tokens as it does.
   std::map<std::string, std::string> scale_reasons;
   std::vector<ReportRow> rows;
+  std::vector<MythResult> myths;  // of "moe_myths"
 };
 
 enum class Format : std::uint8_t { kTable, kJson, kCsv, kMarkdown };

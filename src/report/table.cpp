@@ -66,7 +66,10 @@ std::string level_cell(const BenchRow& row) {
 }
 
 std::string row_lines(const BenchRow& row, const std::vector<ReportRow>& rows, const Paint& paint) {
-  const std::string level = pad(level_cell(row), kColumns[kLevel].width, true);
+  // A name that is too long for its column has a line of its own.
+  const bool fits = level_cell(row).size() <= kColumns[kLevel].width;
+  const std::string above = fits ? "" : level_cell(row) + "\n";
+  const std::string level = pad(fits ? level_cell(row) : "", kColumns[kLevel].width, true);
   const std::string indent(kGap, ' ');
   if (row.status != RowStatus::kOk) {
     const std::size_t at = kColumns[kLevel].width + kGap;
@@ -74,13 +77,13 @@ std::string row_lines(const BenchRow& row, const std::vector<ReportRow>& rows, c
     for (const std::string& line : wrap(status_text(row), kWidth - at)) {
       const std::string painted =
           row.status == RowStatus::kFailed ? paint.red(line) : paint.dim(line);
-      text += text.empty() ? level + indent : std::string(at, ' ');
+      text += text.empty() ? above + level + indent : std::string(at, ' ');
       text += painted;
       text += '\n';
     }
     return text;
   }
-  const std::string cells[] = {level_cell(row),
+  const std::string cells[] = {level,
                                format_microseconds(row.median_us),
                                speedup_cell(row),
                                change_cell(row),
@@ -88,7 +91,7 @@ std::string row_lines(const BenchRow& row, const std::vector<ReportRow>& rows, c
                                memory_cell(row),
                                fmt::format("{:.1e}", row.error),
                                tolerance_cell(row)};
-  std::string text;
+  std::string text = above;
   for (std::size_t i = 0; i < std::size(kColumns); ++i) {
     std::string cell = pad(cells[i], kColumns[i].width, kColumns[i].left);
     if (i == kMedian) cell = paint.bold(cell);
@@ -208,11 +211,23 @@ std::string scale_tables(const Report& report, const Paint& paint) {
   return text + footer_lines(notes, paint);
 }
 
+std::string myth_tables(const Report& report, const Paint& paint) {
+  const Problem& problem = report.rows.front().bench.problem;
+  std::string text =
+      fmt::format("{}  {} {}  H={} I={} E={} K={}  skew {}  seed {}\n\n", paint.bold(report.suite),
+                  name_of(report.backend), name_of(problem.dtype), problem.shape.hidden,
+                  problem.shape.intermediate, problem.shape.experts, problem.shape.top_k,
+                  report.skew, report.seed);
+  text += render_myths(report.myths, kWidth) + "\n";
+  return text + footer_lines(footers(report, {}), paint);
+}
+
 }  // namespace
 
 std::string render_table(const Report& report, bool color) {
   const Paint paint(color);
   if (report.rows.empty()) return footer_lines(footers(report, {}), paint);
+  if (report.suite == "moe_myths") return myth_tables(report, paint);
   return report.suite == "moe_scale" ? scale_tables(report, paint) : journey_tables(report, paint);
 }
 

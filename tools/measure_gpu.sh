@@ -47,7 +47,7 @@ bench journey_mixtral-8x7b_bf16 60 "${upper[@]}" --preset mixtral-8x7b --axis to
 bench journey_qwen3-30b-a3b_bf16 60 "${upper[@]}" --preset qwen3-30b-a3b --axis tokens=4096,16384
 bench kernels_lab_T8192_bf16 60 -t moe_journey --preset lab --axis tokens=8192 --profile kernels
 # What scale hides and shows.
-bench scale_lab_bf16 120 -t moe_scale --preset lab
+bench scale_lab_bf16 240 -t moe_scale --preset lab
 # Few tokens, where launches count.
 bench sweep_lab_bf16 40 "${upper[@]}" --preset lab "${small[@]}"
 bench sweep_qwen3-30b-a3b_bf16 40 "${upper[@]}" --preset qwen3-30b-a3b "${small[@]}"

@@ -132,7 +132,8 @@ def twins(folder, prefix="journey"):
         relative = path.relative_to(ROOT).as_posix()
         rows = [row for row in load(relative)["rows"] if row["skew"] == "uniform" and row.get("twin_fraction")]
         for tokens in sorted({row["tokens"] for row in rows}):
-            cells = {row["name"]: percent(row["twin_fraction"]) for row in rows if row["tokens"] == tokens}
+            cells = {row["name"]: percent(row["twin_fraction"]) if row["status"] == "ok" else row["status"]
+                     for row in rows if row["tokens"] == tokens}
             names += [name for name in cells if name not in names]
             first = next(row for row in rows if row["tokens"] == tokens)
             preset = load(relative)["run"]["preset"]

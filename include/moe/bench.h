@@ -158,8 +158,8 @@ struct BenchRow {
   bool wrong_output = false;
   bool verified = false;  ///< every compared output, before and while timing, was within tolerance
   double error = 0;       ///< relative error of the worst row of all compared outputs
-  double tolerance_used = 0;  ///< 1 is the limit
-  int samples = 0;            ///< 0: nothing below was measured
+  double tolerance_used = 0;      ///< 1 is the limit
+  int samples = 0;                ///< 0: nothing below was measured
   std::vector<double> sample_us;  ///< in the order in which they were taken
   double median_us = 0;
   double iqr_us = 0;

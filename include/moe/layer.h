@@ -37,7 +37,8 @@ enum class Launch : std::uint8_t {
 [[nodiscard]] std::string_view name_of(Launch launch);  ///< "auto" | "eager" | "graph"
 
 struct LayerOptions {
-  std::string level = "auto";  ///< number, name, or "auto": the highest level that suits the problem
+  std::string level =
+      "auto";  ///< number, name, or "auto": the highest level that suits the problem
   Backend backend = Backend::kCpu;
   Problem problem;
   int threads = 0;            ///< CPU threads; 0 = all that this process may use
@@ -106,11 +107,11 @@ class Layer {
   [[nodiscard]] double prepare_seconds() const;         ///< what create() spent in the level
   /// Format in which the experts' GEMMs multiply; for OracleOptions::operands.
   [[nodiscard]] Operands operands() const;
-  [[nodiscard]] std::string isa() const;                ///< instruction set the level really uses
-  [[nodiscard]] int threads() const;                    ///< threads the level really uses
-  [[nodiscard]] std::string plan() const;               ///< chosen tiles, partition, provenance
-  [[nodiscard]] std::string choice() const;             ///< why "auto" took this level; else ""
-  [[nodiscard]] Launch launch() const;                  ///< what forward does: kEager or kGraph
+  [[nodiscard]] std::string isa() const;     ///< instruction set the level really uses
+  [[nodiscard]] int threads() const;         ///< threads the level really uses
+  [[nodiscard]] std::string plan() const;    ///< chosen tiles, partition, provenance
+  [[nodiscard]] std::string choice() const;  ///< why "auto" took this level; else ""
+  [[nodiscard]] Launch launch() const;       ///< what forward does: kEager or kGraph
   /// Whether the caller may record forward into a graph: it queues work on LayerOptions::stream and
   /// does nothing else.
   [[nodiscard]] bool capturable() const;

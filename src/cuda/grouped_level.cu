@@ -26,8 +26,9 @@ void GroupedLevel::forward(Context& context, const TensorView& x, const TensorVi
 
   router_product(x, 0, tokens, b.logits, stream());
   kernels_->route(b, tokens, HostReads::kOffsets, stream());
-  context.record("route", static_cast<std::uint64_t>(routed) * 8,
-                 [&] { return fmt::format("top {} of {}", shape.top_k, shape.experts); });
+  context.record("route", static_cast<std::uint64_t>(routed) * 8, [&] {
+    return fmt::format("top {} of {}, {}", shape.top_k, shape.experts, kernels_->describe());
+  });
   // Queued before the wait: the device has this to do while the host learns the counts.
   kernels_->permute(x, b, stream());
   context.record("permute", element_bytes(routed * shape.hidden),

@@ -278,7 +278,8 @@ TEST(Explain, EveryLevelHasItsReasons) {
   }
   const Said plan = run_moe("explain auto" + kTiny);
   EXPECT_EQ(plan.code, 0) << plan.err;
-  EXPECT_TRUE(plan.out.starts_with("plan of ")) << plan.out;
+  EXPECT_TRUE(plan.out.starts_with("auto takes ")) << plan.out;
+  EXPECT_NE(plan.out.find("\nplan of "), std::string::npos) << plan.out;
 }
 
 TEST(Others, PresetsDoctorRooflineVersion) {

@@ -136,8 +136,8 @@ TEST_P(CudaLevels, AgreeWithTheOracle) {
       Tensor first;
       for (const int input : {0, 1, 0}) {
         const Tensor y = forward(layer, x[input]);
-        const Comparison comparison =
-            answers[static_cast<std::size_t>(input)].compare(y.view().first_rows(test.shape.tokens));
+        const Comparison comparison = answers[static_cast<std::size_t>(input)].compare(
+            y.view().first_rows(test.shape.tokens));
         ASSERT_TRUE(comparison.passed) << "input " << input << ": " << comparison.describe();
         if (first.view().data == nullptr) first = y;
         if (input == 0) {

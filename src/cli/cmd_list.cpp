@@ -58,7 +58,7 @@ int list(bool json) {
         if (reason.empty()) continue;
         backends += "*";
         cannot_run[name] = reason;
-        reasons[name + ": " + reason].insert(level.name);
+        reasons[fmt::format("{}: {}", name, reason)].insert(level.name);
       }
       text += fmt::format("{:<26} {} {}  {:<10} {}\n", target, level.variant ? "of   " : "level",
                           level.number, backends, level.technique);

@@ -47,6 +47,7 @@ ExitCode verify_level(const LevelInfo& level, const Workload& workload, std::int
 int verify_levels(const VerifyCommand& command, const std::vector<std::string>& names) {
   const Workload workload = resolve(command.workload);
   std::vector<LevelInfo> levels;
+  levels.reserve(names.size());
   for (const std::string& name : names) levels.push_back(find_level(name));
   if (levels.empty()) levels = list_levels();
   bool any_ok = false;

@@ -20,8 +20,8 @@ void pause() {
 
 }  // namespace
 
-LaunchTeam::LaunchTeam(int helpers, std::function<void()> on_start)
-    : thrown_(static_cast<std::size_t>(helpers) + 1) {
+LaunchTeam::LaunchTeam(int helpers, const std::function<void()>& on_start) {
+  thrown_.resize(static_cast<std::size_t>(helpers) + 1);
   helpers_.reserve(static_cast<std::size_t>(helpers));
   for (int member = 1; member <= helpers; ++member) {
     helpers_.emplace_back([this, member, on_start] {

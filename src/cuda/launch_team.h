@@ -19,7 +19,7 @@ namespace moe::cuda {
 class LaunchTeam {
  public:
   /// `helpers` threads besides the caller; each calls `on_start` first, which must not throw.
-  LaunchTeam(int helpers, std::function<void()> on_start);
+  LaunchTeam(int helpers, const std::function<void()>& on_start);
   LaunchTeam(const LaunchTeam&) = delete;
   LaunchTeam& operator=(const LaunchTeam&) = delete;
   ~LaunchTeam();

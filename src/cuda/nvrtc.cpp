@@ -177,6 +177,7 @@ class Program {
   void compile(const NvrtcProgram& program) {
     const std::vector<std::string> options = options_of(program);
     std::vector<const char*> pointers;
+    pointers.reserve(options.size());
     for (const std::string& option : options) pointers.push_back(option.c_str());
     const nvrtcResult result =
         nvrtc_.compile(program_, static_cast<int>(pointers.size()), pointers.data());

@@ -37,7 +37,7 @@ std::pair<std::int64_t, std::int64_t> compared_tokens(const Report& report) {
   std::set<std::int64_t> tokens;
   for (const ReportRow& row : report.rows) tokens.insert(row.bench.problem.shape.tokens);
   if (tokens.empty()) return {0, 0};
-  if (tokens.count(kFewTokens) != 0 && tokens.count(kManyTokens) != 0) {
+  if (tokens.contains(kFewTokens) && tokens.contains(kManyTokens)) {
     return {kFewTokens, kManyTokens};
   }
   return {*tokens.begin(), *tokens.rbegin()};

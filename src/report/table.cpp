@@ -77,7 +77,7 @@ std::string row_lines(const BenchRow& row, const std::vector<ReportRow>& rows, c
     for (const std::string& line : wrap(status_text(row), kWidth - at)) {
       const std::string painted =
           row.status == RowStatus::kFailed ? paint.red(line) : paint.dim(line);
-      text += text.empty() ? above + level + indent : std::string(at, ' ');
+      text += text.empty() ? fmt::format("{}{}{}", above, level, indent) : std::string(at, ' ');
       text += painted;
       text += '\n';
     }

@@ -7,6 +7,34 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
+/// To the nanosecond: no clock here resolves less.
+Json sample_json(const std::vector<double>& microseconds) {
+  Json list = Json::array();
+  for (const double sample : microseconds) list.push_back(std::round(sample * 1e3) / 1e3);
+  return list;
+}
+
+/// Arrays of numbers on one line each; dump() gives every number a line of its own.
+std::string with_short_arrays(const std::string& text) {
+  std::string out;
+  for (std::size_t at = 0; at < text.size(); ++at) {
+    if (text[at] == '[') {
+      const std::size_t end = text.find_first_not_of("0123456789+-.eE, \n", at + 1);
+      if (end != std::string::npos && text[end] == ']') {
+        for (; at < end; ++at) {
+          if (text[at] != ' ' && text[at] != '\n') out += text[at];
+        }
+      }
+    } else if (text[at] == '"') {  // a bracket within a string is a letter
+      const std::size_t begin = at++;
+      for (; text[at] != '"'; ++at) at += text[at] == '\\' ? 1 : 0;
+      out.append(text, begin, at - begin);
+    }
+    out += text[at];
+  }
+  return out;
+}
+
 /// `value` if it was measured. JSON has no infinity: an infinite error becomes null, too.
 Json measured(bool was_measured, double value) {
   return was_measured && std::isfinite(value) ? Json(value) : Json(nullptr);
@@ -130,6 +158,7 @@ Json row_json(const Report& report, const ReportRow& row) {
           {"error", measured(compared, bench.error)},
           {"tolerance_used", measured(compared, bench.tolerance_used)},
           {"samples", bench.samples},
+          {"sample_us", sample_json(bench.sample_us)},
           {"median_us", measured(timed, bench.median_us)},
           {"iqr_us", measured(timed, bench.iqr_us)},
           {"min_us", measured(timed, bench.min_us)},
@@ -223,7 +252,7 @@ std::string render_json(const Report& report) {
     object["myths"] = Json::array();
     for (const MythResult& result : report.myths) object["myths"].push_back(myth_json(result));
   }
-  return object.dump(2) + "\n";
+  return with_short_arrays(object.dump(2)) + "\n";
 }
 
 }  // namespace moe::report

@@ -281,6 +281,18 @@ TEST(Json, HasTheFieldsOfTheContract) {
   }
 }
 
+TEST(Json, HasTheSamplesOnOneLine) {
+  report::Report report = test::example_report();
+  report.rows[0].bench.sample_us = {1.5, 2.25, 1234567.8912};
+  report.rows[0].bench.plan = "brackets [1, 2] and a \\" + std::string(1, '"') + "[3,\n 4]";
+  const std::string text = render(report, Format::kJson, false);
+  EXPECT_NE(text.find("\"sample_us\": [1.5,2.25,1234567.891],\n"), std::string::npos);
+  const test::Json object = test::Json::parse(text);
+  EXPECT_EQ(object["rows"][0]["plan"], report.rows[0].bench.plan);
+  EXPECT_EQ(object["rows"][0]["sample_us"][1], 2.25);
+  EXPECT_TRUE(object["rows"][1]["sample_us"].empty()) << "nothing was timed";
+}
+
 TEST(Json, NullsWhatWasNotMeasured) {
   const test::Json object = test::Json::parse(render(test::example_report(), Format::kJson, false));
   const test::Json& oom = object["rows"][1];

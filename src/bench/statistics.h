@@ -13,6 +13,19 @@ namespace moe {
 /// Third quartile minus first.
 [[nodiscard]] double interquartile_range(const std::vector<double>& samples);
 
+/// A 95 % interval of the median of what the samples are drawn from.
+struct MedianInterval {
+  double low = 0;
+  double high = 0;
+};
+/// By ranks (sign test): any distribution, samples independent. Below six samples no two of them make
+/// such an interval; it is then Student's of the mean, widened to the range of the samples, and of one
+/// sample [0, infinity).
+[[nodiscard]] MedianInterval median_interval(std::vector<double> samples);
+/// From a summary where the samples are gone, as if they were normal: the standard error of a median,
+/// sqrt(pi/2) * sigma / sqrt(count), with sigma = iqr / 1.349.
+[[nodiscard]] MedianInterval median_interval(double median, double iqr, int count);
+
 /// median(first) / median(second) and the 95 % bootstrap percentile interval of that ratio (Efron
 /// 1979), from seeded resampling of each series.
 struct MedianRatio {

@@ -44,6 +44,49 @@ TEST(Statistics, IntervalOfTheRatioHoldsTheTruth) {
   EXPECT_LE(held, 200);
 }
 
+TEST(Statistics, MedianIntervalByRanksIsTheTabulatedOne) {
+  // Ranks of the sign test's 95 % interval: 1 and 6 of 6, 2 and 9 of 10, 10 and 21 of 30 (0.9572).
+  const auto ranks = [](int count) {
+    std::vector<double> samples(static_cast<std::size_t>(count));
+    std::iota(samples.rbegin(), samples.rend(), 1.0);
+    const MedianInterval interval = median_interval(samples);
+    return std::pair(interval.low, interval.high);
+  };
+  EXPECT_EQ(ranks(6), std::pair(1.0, 6.0));
+  EXPECT_EQ(ranks(10), std::pair(2.0, 9.0));
+  EXPECT_EQ(ranks(30), std::pair(10.0, 21.0));
+}
+
+TEST(Statistics, MedianIntervalOfFewSamplesIsWide) {
+  EXPECT_EQ(median_interval({5}).low, 0);
+  EXPECT_TRUE(std::isinf(median_interval({5}).high));
+  const MedianInterval three = median_interval({99, 100, 101});
+  EXPECT_NEAR(three.high, 100 + 4.303 / std::sqrt(3.0), 1e-9);
+  EXPECT_NEAR(three.low, 100 - 4.303 / std::sqrt(3.0), 1e-9);
+  const MedianInterval five = median_interval({100, 100, 100, 100, 200});
+  EXPECT_NEAR(five.low, 120 - 2.776 * 20, 1e-9);
+  EXPECT_EQ(five.high, 200) << "never narrower than the range";
+  EXPECT_THROW((void)median_interval(std::vector<double>{}), Error);
+}
+
+TEST(Statistics, MedianIntervalHoldsTheTruth) {
+  for (const int count : {3, 7, 20, 60}) {
+    int held = 0;
+    int held_by_summary = 0;
+    for (std::uint64_t trial = 0; trial < 300; ++trial) {
+      const std::vector<double> samples = noisy(100, 4, count, 9000 + trial);
+      const MedianInterval interval = median_interval(samples);
+      const MedianInterval summary =
+          median_interval(median(samples), interquartile_range(samples), count);
+      if (interval.low <= 100 && 100 <= interval.high) ++held;
+      if (summary.low <= 100 && 100 <= summary.high) ++held_by_summary;
+    }
+    EXPECT_GE(held, 278) << count;
+    EXPECT_GE(held_by_summary, 258) << count;
+    EXPECT_LT(held_by_summary, 300) << count;
+  }
+}
+
 TEST(Statistics, SameDistributionIsNotDistinguishable) {
   int called_different = 0;
   for (std::uint64_t trial = 0; trial < 100; ++trial) {

@@ -81,6 +81,8 @@ std::vector<Command> add_commands(CLI::App& app) {
   presets->require_subcommand(1);
   return {add_bench_run(*bench),
           add_bench_list(*bench),
+          add_bench_compare(*bench),
+          add_bench_history(*bench),
           add_verify(app),
           add_presets_list(*presets),
           add_presets_show(*presets),

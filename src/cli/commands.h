@@ -18,6 +18,8 @@ struct Command {
 
 [[nodiscard]] Command add_bench_run(CLI::App& bench);
 [[nodiscard]] Command add_bench_list(CLI::App& bench);
+[[nodiscard]] Command add_bench_compare(CLI::App& bench);
+[[nodiscard]] Command add_bench_history(CLI::App& bench);
 [[nodiscard]] Command add_verify(CLI::App& app);
 [[nodiscard]] Command add_presets_list(CLI::App& presets);
 [[nodiscard]] Command add_presets_show(CLI::App& presets);

@@ -11,6 +11,7 @@ enum ExitCode : int {
   kCrashed = 1,
   kUsage = 2,
   kNotVerified = 3,
+  kRegression = 4,
   kNothingRunnable = 6,
   kOutOfMemory = 7,
   kTimedOut = 124,

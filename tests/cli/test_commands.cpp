@@ -315,8 +315,9 @@ std::set<std::string> options_in(const std::string& text) {
 
 TEST(Help, IsASectionOfThePageAndNamesItsOptions) {
   const std::string page(cli::embedded_file("docs/cli.md"));
-  for (const char* command : {"", "bench", "bench run", "bench list-targets", "verify", "presets",
-                              "presets list", "presets show", "explain", "roofline", "doctor"}) {
+  for (const char* command :
+       {"", "bench", "bench run", "bench list-targets", "bench compare", "bench history", "verify",
+        "presets", "presets list", "presets show", "explain", "roofline", "doctor"}) {
     const std::string name = *command == '\0' ? "moe" : std::string("moe ") + command;
     const Said said = run_moe(std::string(command) + " --help");
     EXPECT_EQ(said.code, 0) << name;

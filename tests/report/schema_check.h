@@ -76,15 +76,16 @@ inline void check_schema(const Json& value, const Json& schema, const std::strin
   }
 }
 
-inline Json result_schema() {
-  std::ifstream file(std::string(MOE_SOURCE_DIR) + "/schema/result.schema.json");
+/// "result", "compare" or "history".
+inline Json read_schema(const std::string& name) {
+  std::ifstream file(std::string(MOE_SOURCE_DIR) + "/schema/" + name + ".schema.json");
   return Json::parse(file);
 }
 
 /// All violations of the schema in the text; "" when there is none.
-inline std::string schema_errors(const std::string& text) {
+inline std::string schema_errors(const std::string& text, const std::string& schema = "result") {
   std::vector<std::string> errors;
-  check_schema(Json::parse(text), result_schema(), "", errors);
+  check_schema(Json::parse(text), read_schema(schema), "", errors);
   std::string all;
   for (const std::string& error : errors) all += error + "\n";
   return all;

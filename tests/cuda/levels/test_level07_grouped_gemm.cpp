@@ -1,24 +1,21 @@
-// Level 7: recorded by a caller, replayed under changing routings; and as a second oracle, on shapes on
-// which the one on the host takes minutes.
+// Level 7: no allocation in forward; and as a second oracle, on shapes on which the one on the host
+// takes minutes.
 #include <algorithm>
 #include <cmath>
 #include <cstring>
-#include <list>
 
 #include "core/scalar.h"
-#include "core/workload.h"
-#include "cuda/device_test.h"
-#include "cuda/graph.h"
+#include "cuda/levels/level_test.h"
 #include "moe/error.h"
 #include "moe/verify.h"
 
 namespace moe::cuda {
 namespace {
 
-class CudaGroupedGemmLevel : public CudaTest {
+class CudaGroupedGemmLevel : public CudaLevelTest {
  protected:
   void SetUp() override {
-    CudaTest::SetUp();
+    CudaLevelTest::SetUp();
     if (IsSkipped()) return;
     try {
       static_cast<void>(Layer::predict({.level = "grouped_gemm",
@@ -29,63 +26,7 @@ class CudaGroupedGemmLevel : public CudaTest {
       GTEST_SKIP() << error.what();
     }
   }
-
-  TensorView place(const TensorView& host) {
-    buffers_.emplace_back(host.bytes());
-    TensorView view = host;
-    view.data = buffers_.back().data();
-    device().copy_from_host(view.data, host.data, host.bytes());
-    return view;
-  }
-  Weights place(const OwnedWeights& host) {
-    return {place(host.router.view()), place(host.gate.view()), place(host.up.view()),
-            place(host.down.view())};
-  }
-  Tensor download(const TensorView& y) {
-    Tensor got(y.dtype, {y.dim(0), y.dim(1)});
-    device().copy_to_host(got.view().data, y.data, y.bytes());
-    return got;
-  }
-  void release() { buffers_.clear(); }
-
- private:
-  std::list<DeviceBuffer> buffers_;
 };
-
-TEST_F(CudaGroupedGemmLevel, RecordedForwardFollowsTheRouting) {
-  // 96 and 160 are read as they are, 90 and 155 are padded.
-  for (const Shape& shape : {Shape{300, 96, 160, 16, 4}, Shape{300, 90, 155, 16, 4}}) {
-    const Problem problem{shape, DType::kBF16};
-    const OwnedWeights host = make_weights(problem, 8);
-    const Weights weights = place(host);
-    const Stream stream(unsigned{cudaStreamNonBlocking});
-    Layer layer = Layer::create({.level = "grouped_gemm",
-                                 .backend = Backend::kCuda,
-                                 .problem = problem,
-                                 .stream = stream.get()},
-                                weights);
-    const TensorView x = place(make_input(problem, 8, 0).view());
-    const TensorView y = place(make_input(problem, 8, 1).view());
-    const TensorView y_eager = place(make_input(problem, 8, 1).view());
-    const GraphExec graph(stream.get(), [&] { layer.forward(x, y); });
-    for (std::uint64_t i = 2; i < 8; ++i) {
-      const Skew skew = Skew::parse(i % 2 == 0 ? "one-expert" : "uniform");
-      const Tensor input = make_input(problem, 8, i, skew);
-      device().copy_from_host(x.data, input.view().data, x.bytes());
-      MOE_CUDA_CHECK(cudaMemset(y.data, 0xff, y.bytes()));
-      graph.launch(stream.get());
-      MOE_CUDA_CHECK(cudaStreamSynchronize(stream.get()));
-      const Tensor got = download(y);
-      const Comparison comparison = Oracle(problem, host.view(), input.view()).compare(got.view());
-      ASSERT_TRUE(comparison.passed) << "input " << i << ": " << comparison.describe();
-      layer.forward(x, y_eager);
-      MOE_CUDA_CHECK(cudaStreamSynchronize(stream.get()));
-      ASSERT_EQ(std::memcmp(got.view().data, download(y_eager).view().data, y.bytes()), 0)
-          << "input " << i << ": replayed and eager differ";
-    }
-    release();
-  }
-}
 
 TEST_F(CudaGroupedGemmLevel, ForwardAllocatesNothing) {
   const Problem problem{{256, 256, 128, 8, 2}, DType::kBF16};

@@ -117,7 +117,8 @@ std::vector<std::string> options_of(const NvrtcProgram& program) {
   // Since 12.9 the library keeps programs of its own accord ("Caching" in its user guide). Then a cold
   // start would not be cold, and the compiler's report would be missing.
   const Library& nvrtc = library();
-  if (nvrtc.major > 12 || (nvrtc.major == 12 && nvrtc.minor >= 9)) options.emplace_back("--no-cache");
+  if (nvrtc.major > 12 || (nvrtc.major == 12 && nvrtc.minor >= 9))
+    options.emplace_back("--no-cache");
   for (const std::string& define : program.defines) options.push_back("-D" + define);
   return options;
 }

@@ -74,4 +74,30 @@ __device__ __forceinline__ void mbarrier_wait(std::uint32_t barrier, std::uint32
   __trap();
 }
 
+/// mbarrier_wait() for what another block of the cluster wrote with store_async(). PTX ISA,
+/// mbarrier.try_wait with .acquire.cluster.
+__device__ __forceinline__ bool mbarrier_try_wait_cluster(std::uint32_t barrier,
+                                                          std::uint32_t parity) {
+  std::uint32_t done;
+  asm volatile(
+      "{\n"
+      ".reg .pred done;\n"
+      "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 done, [%1], %2;\n"
+      "selp.u32 %0, 1, 0, done;\n"
+      "}\n"
+      : "=r"(done)
+      : "r"(barrier), "r"(parity)
+      : "memory");
+  return done != 0;
+}
+__device__ __forceinline__ void mbarrier_wait_cluster(std::uint32_t barrier, std::uint32_t parity) {
+  constexpr long long kHang = 4'000'000'000LL;
+  if (mbarrier_try_wait_cluster(barrier, parity)) return;
+  const long long start = clock64();
+  do {
+    if (mbarrier_try_wait_cluster(barrier, parity)) return;
+  } while (clock64() - start < kHang);
+  __trap();
+}
+
 }  // namespace moe::cuda

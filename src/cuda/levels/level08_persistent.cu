@@ -117,11 +117,6 @@ class Persistent final : public CudaLevel {
     return CudaLevel::unsupported(problem, execution);
   }
 
-  [[nodiscard]] std::string unsuited(const Problem&, const ExecutionOptions&) const override {
-    return "one of its timed forwards had a wrong output, and why is not known "
-           "(docs/levels/level08_persistent.md, \"A known fault\")";
-  }
-
   [[nodiscard]] MemoryNeeds memory(const Problem& problem,
                                    const ExecutionOptions& execution) const override {
     ArenaPlan plan;

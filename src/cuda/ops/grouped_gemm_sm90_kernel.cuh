@@ -297,14 +297,14 @@ __device__ __forceinline__ void load(const Shared<Config>& shared, const TokenMa
   for (int turn = 0;; ++turn) {
     const int slot = turn % 2;
     mbarrier_arrive_expect_bytes(shared.queued(slot), sizeof(Work));
-    mbarrier_wait(shared.queued(slot), turn / 2 & 1);
+    mbarrier_wait_cluster(shared.queued(slot), turn / 2 & 1);
     const Work work = Work::read(shared.queue(slot));
-    mbarrier_arrive_cluster(cluster_address(shared.taken(slot), 0));
     const int rows = work.rows();
     if (rows == 0) {  // the other consumer is told next; nobody waits for that slot any more
       mbarrier_arrive_expect_bytes(shared.queued(slot ^ 1), sizeof(Work));
       return;
     }
+    mbarrier_arrive_cluster(cluster_address(shared.taken(slot), 0));
     const char* weights = reinterpret_cast<const char*>(p.weights) +
                           static_cast<std::size_t>(work.weight_block) * p.k_blocks * kBlockBytes;
     const bool half = work.shared();
@@ -505,7 +505,7 @@ __device__ __forceinline__ void consume(const Shared<Config>& shared, const CUte
     me.at.skip(p.k_blocks);
   }
   for (std::uint32_t parity = 0;; parity ^= 1) {
-    mbarrier_wait(shared.queued(me.index), parity);
+    mbarrier_wait_cluster(shared.queued(me.index), parity);
     const Work work = Work::read(shared.queue(me.index));
     if (work.rows() == 0) break;
     // Parities tell only neighbouring phases apart: this consumer may not wait for its tile's stages

@@ -4,7 +4,7 @@
 #   run.sh test       every test of tests/cuda, and the conformance tests on the GPU
 #   run.sh bench ...  measure_gpu.sh ...: the benches whose results are committed, their JSON to $OUT
 #   run.sh sanitize   compute-sanitizer: memcheck on the routing kernels and on a forward of each level,
-#                     racecheck on the routing kernels
+#                     racecheck on the routing kernels and a forward of each level
 #   run.sh time ...   cuda_timings ..., its rows also in $OUT/cuda_timings.jsonl
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")" || exit
@@ -13,7 +13,7 @@ cublas=$(find /usr/local/cuda*/ /usr/lib /opt -name 'libcublasLt.so.13' -print -
 [ -n "$cublas" ] || { echo "libcublasLt.so.13 not found" >&2; exit 6; }
 libraries=$(dirname "$cublas")
 export LD_LIBRARY_PATH=$PWD/lib:$libraries:${LD_LIBRARY_PATH:-}
-routing='CudaSoftmaxTopK.LowestIndexWinsTies:CudaSoftmaxTopK.SurvivesExtremeLogits:CudaPermute.SortsSkewedRows'
+routing='CudaSoftmaxTopK.LowestIndexWinsTies:CudaSoftmaxTopK.SurvivesExtremeLogits:CudaPermute.SortsSkewedRows:CudaRouting.TiesAndSkew'
 
 sanitize() { # tool, gtest filter
   timeout 120 compute-sanitizer --error-exitcode 9 --tool "$1" ./test_cuda --gtest_brief=1 \
@@ -32,7 +32,8 @@ case ${1:-} in
     exit $status ;;
   bench) shift; MOE=$PWD/moe ./measure_gpu.sh "$out" "$@" ;;
   sanitize)
-    sanitize memcheck "$routing:*off_tile_bf16:*several_chunks_bf16" && sanitize racecheck "$routing" ;;
+    sanitize memcheck "$routing:*off_tile_bf16:*several_chunks_bf16" &&
+      sanitize racecheck "$routing:*AgreeWithTheOracle/one_token_bf16" ;;
   time) shift; timeout 400 ./cuda_timings "$@" | tee "$out/cuda_timings.jsonl" ;;
   *) sed -n '2,9s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 2 ;;
 esac

@@ -174,6 +174,20 @@ def launches(path):
     return f"[{path}](/{path})\n\n" + table(["tokens", "level", "eager", "graph", "gain"], lines)
 
 
+def repeated(path, again):
+    """Two runs of the same rows, one after the other."""
+    second = {(row["tokens"], row["name"], row["launch"]): row for row in load(again)["rows"] if row["status"] == "ok"}
+    lines = []
+    for row in load(path)["rows"]:
+        other = second.get((row["tokens"], row["name"], row["launch"]))
+        if row["status"] == "ok" and other:
+            lines.append([row["tokens"], f"`{row['name']}`", time_text(row["median_us"]), time_text(other["median_us"]),
+                          number(100 * (other["median_us"] / row["median_us"] - 1), "+.1f", " %"),
+                          number(100 * max(r["iqr_us"] / r["median_us"] for r in (row, other)), ".1f", " %")])
+    return (f"[{path}](/{path}), [{again}](/{again})\n\n" +
+            table(["tokens", "level", "first run", "second run", "change", "wider IQR of the two"], lines))
+
+
 def scale_reason(symbol):
     page = ROOT / "docs" / "levels" / f"{symbol}.md"
     found = REASON.search(page.read_text(encoding="utf-8")) if page.exists() else None
@@ -279,7 +293,7 @@ def machine(path):
     return table(["what", "value"], [[key, about[key]] for key in about if not isinstance(about[key], (dict, list))])
 
 
-VIEWS = {"journey": journey, "twins": twins, "scale": scale, "launches": launches, "gains": gains, "kernels": kernels, "level": level, "myths": myths, "machine": machine}
+VIEWS = {"journey": journey, "twins": twins, "scale": scale, "launches": launches, "repeated": repeated, "gains": gains, "kernels": kernels, "level": level, "myths": myths, "machine": machine}
 
 
 def missing(arguments):

@@ -3,6 +3,8 @@
 
 #include <cstdint>
 
+#include "cuda/device/wait.cuh"
+
 namespace moe::cuda {
 
 /// PTX ISA, red with .release.gpu: what this thread has seen and written is visible to who acquires it.
@@ -17,15 +19,9 @@ __device__ __forceinline__ int load_acquire(const std::int32_t* counter) {
   return value;
 }
 
-/// Waits until the counter is at least `count`. Traps after seconds, as mbarrier_wait() does.
+/// Waits until the counter is at least `count`.
 __device__ __forceinline__ void wait_for_count(const std::int32_t* counter, int count) {
-  constexpr long long kHang = 4'000'000'000LL;
-  if (load_acquire(counter) >= count) return;
-  const long long start = clock64();
-  do {
-    if (load_acquire(counter) >= count) return;
-  } while (clock64() - start < kHang);
-  __trap();
+  wait_or_trap([=] { return load_acquire(counter) >= count; });
 }
 
 /// PTX ISA, fence.proxy.async: what was read and written in global memory before, copies (TMA) after.

@@ -6,6 +6,8 @@
 
 #include <cstdint>
 
+#include "cuda/device/wait.cuh"
+
 namespace moe::cuda {
 
 /// PTX ISA, mbarrier.init
@@ -61,21 +63,8 @@ __device__ __forceinline__ bool mbarrier_try_wait(std::uint32_t barrier, std::ui
   return done != 0;
 }
 
-/// Waits for the phase of this parity. A wait of seconds is a bug, and a trap reports it where a
-/// hang would cost the device. NOTE: the trap stands behind the loop; inside it, ptxas spilled
-/// registers around the wgmmas.
-__device__ __forceinline__ void mbarrier_wait(std::uint32_t barrier, std::uint32_t parity) {
-  constexpr long long kHang = 4'000'000'000LL;  // cycles, about 2 s
-  if (mbarrier_try_wait(barrier, parity)) return;
-  const long long start = clock64();
-  do {
-    if (mbarrier_try_wait(barrier, parity)) return;
-  } while (clock64() - start < kHang);
-  __trap();
-}
-
-/// mbarrier_wait() for what another block of the cluster wrote with store_async(). PTX ISA,
-/// mbarrier.try_wait with .acquire.cluster.
+/// The same with .acquire.cluster: what another block of the cluster wrote with store_async() before
+/// the phase completed may be read.
 __device__ __forceinline__ bool mbarrier_try_wait_cluster(std::uint32_t barrier,
                                                           std::uint32_t parity) {
   std::uint32_t done;
@@ -90,14 +79,13 @@ __device__ __forceinline__ bool mbarrier_try_wait_cluster(std::uint32_t barrier,
       : "memory");
   return done != 0;
 }
+
+/// Waits for the phase of this parity.
+__device__ __forceinline__ void mbarrier_wait(std::uint32_t barrier, std::uint32_t parity) {
+  wait_or_trap([=] { return mbarrier_try_wait(barrier, parity); });
+}
 __device__ __forceinline__ void mbarrier_wait_cluster(std::uint32_t barrier, std::uint32_t parity) {
-  constexpr long long kHang = 4'000'000'000LL;
-  if (mbarrier_try_wait_cluster(barrier, parity)) return;
-  const long long start = clock64();
-  do {
-    if (mbarrier_try_wait_cluster(barrier, parity)) return;
-  } while (clock64() - start < kHang);
-  __trap();
+  wait_or_trap([=] { return mbarrier_try_wait_cluster(barrier, parity); });
 }
 
 }  // namespace moe::cuda

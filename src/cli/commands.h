@@ -23,6 +23,7 @@ struct Command {
 [[nodiscard]] Command add_verify(CLI::App& app);
 [[nodiscard]] Command add_presets_list(CLI::App& presets);
 [[nodiscard]] Command add_presets_show(CLI::App& presets);
+[[nodiscard]] Command add_inspect(CLI::App& app);
 [[nodiscard]] Command add_explain(CLI::App& app);
 [[nodiscard]] Command add_roofline(CLI::App& app);
 [[nodiscard]] Command add_doctor(CLI::App& app);

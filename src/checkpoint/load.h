@@ -1,0 +1,35 @@
+// One layer's weights out of a checkpoint, in the layout and the type that the levels take.
+#pragma once
+
+#include "checkpoint/layer_plan.h"
+#include "core/workload.h"
+
+namespace moe::checkpoint {
+
+/// Everything the plan consumes. Tensors that the layer does not have are empty (rank 0). Quantised
+/// values are multiplied out in fp32, then all are rounded to the dtype asked for.
+struct LayerContents {
+  OwnedWeights weights;   ///< router [E,H], gate and up [E,I,H], down [E,H,I]: of the dtype
+  Tensor router_bias;     ///< [E] fp32, like all biases
+  Tensor selection_bias;  ///< [E]
+  Tensor gate_bias;       ///< [E,I]
+  Tensor up_bias;         ///< [E,I]
+  Tensor down_bias;       ///< [E,H]
+  Tensor shared_gate;     ///< [S,H], of the dtype like the two after it
+  Tensor shared_up;       ///< [S,H]
+  Tensor shared_down;     ///< [H,S]
+  Tensor shared_switch;   ///< [1,H] of the dtype
+  /// Whether every value is what the checkpoint stores, without a rounding to the dtype.
+  bool exact = true;
+};
+
+/// Throws what plan.check_complete() throws, and Error(kIo) naming the tensor and the place for a
+/// value that is NaN or infinite, or becomes infinite in the dtype, and for a scale that is not
+/// finite and above 0. Memory: the contents, and of the files one expert's pages at a time.
+[[nodiscard]] LayerContents load_layer(const LayerPlan& plan, DType dtype);
+
+/// A matrix as it is stored, in the given dtype; for files of inputs and outputs. Throws Error(kIo)
+/// unless it is F32, BF16 or F16 and finite.
+[[nodiscard]] Tensor load_tensor(const Located& at, DType dtype);
+
+}  // namespace moe::checkpoint

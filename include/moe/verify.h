@@ -55,10 +55,16 @@ class Oracle {
   Oracle& operator=(Oracle&&) noexcept;
   ~Oracle();
 
-  /// Compares host tensor y (the problem's dtype) with the answers. y holds all rows of x, or only
+  /// Compares host tensor y (the problem's dtype, or fp32) with the answers. y holds all rows of x, or only
   /// the first ones, from a forward of as many. It must not hold the right answer of an earlier
   /// run: poison it before each forward.
   [[nodiscard]] Comparison compare(const TensorView& y) const;
+
+  /// Compares y with `expected`, fp32 of the same shape, which another implementation computed from the
+  /// same x and weights, in place of the answers. Both may be off by the rounding errors of the
+  /// problem's dtype, so that a row has twice the tolerance. Where a row's top-k is a tie and the two
+  /// took different experts, each must be one of the right answers instead.
+  [[nodiscard]] Comparison compare(const TensorView& y, const TensorView& expected) const;
 
   [[nodiscard]] const std::vector<std::int64_t>& tokens() const;  ///< compared rows, ascending
   [[nodiscard]] const std::vector<std::int64_t>& tokens_per_expert()

@@ -94,6 +94,41 @@ RowError row_error(const Element* y, const reference::Answer& answer, double dev
   return {std::sqrt(error), std::sqrt(norm), deviations * (std::sqrt(answer.variance) + underflow)};
 }
 
+/// Against the choice of experts that y is nearest to.
+template <class Element>
+RowError row_error(const Element* y, const std::vector<reference::Answer>& choices,
+                   double deviations) {
+  RowError row = row_error(y, choices[0], deviations);
+  for (std::size_t c = 1; c < choices.size(); ++c) {
+    const RowError other = row_error(y, choices[c], deviations);
+    if (other.used() < row.used()) row = other;
+  }
+  return row;
+}
+
+/// Against another implementation's row: twice what one of them is allowed.
+template <class Element>
+RowError row_error(const Element* y, const float* expected,
+                   const std::vector<reference::Answer>& choices, double deviations) {
+  RowError row = row_error(y, choices, deviations);
+  const RowError other = row_error(expected, choices, deviations);
+  RowError direct{0, 0, row.allowed + other.allowed};
+  for (std::size_t h = 0; h < choices[0].y.size(); ++h) {
+    const double value = to_float(y[h]);
+    if (!std::isfinite(expected[h])) {
+      return {std::numeric_limits<double>::infinity(), row.norm, direct.allowed};
+    }
+    if (!std::isfinite(value)) continue;  // counted apart, and fails by itself
+    const double distance = value - static_cast<double>(expected[h]);
+    direct.absolute += distance * distance;
+    direct.norm += static_cast<double>(expected[h]) * static_cast<double>(expected[h]);
+  }
+  direct.absolute = std::sqrt(direct.absolute);
+  direct.norm = std::sqrt(direct.norm);
+  if (choices.size() == 1 || direct.used() <= 1) return direct;
+  return row.used() > other.used() ? row : other;
+}
+
 template <class Element>
 std::int64_t count_non_finite(const Element* values, std::int64_t count) {
   std::int64_t found = 0;
@@ -112,6 +147,8 @@ struct Oracle::State {
   std::vector<std::int64_t> tokens;
   std::vector<std::vector<reference::Answer>> answers;  // of tokens[i]: one per valid routing
   std::vector<std::int64_t> tokens_per_expert;
+
+  [[nodiscard]] Comparison compare(const TensorView& y, const float* expected) const;
 };
 
 Oracle::Oracle(const Problem& problem, const Weights& weights, const TensorView& x,
@@ -160,11 +197,13 @@ Oracle::Oracle(Oracle&&) noexcept = default;
 Oracle& Oracle::operator=(Oracle&&) noexcept = default;
 Oracle::~Oracle() = default;
 
-Comparison Oracle::compare(const TensorView& y) const {
-  const Shape& shape = state_->problem.shape;
-  const std::int64_t rows = y.rank == 2 ? y.dim(0) : -1;
-  MOE_CHECK(rows <= state_->rows, "oracle: y has {} rows, x had {}", rows, state_->rows);
-  check("y", y, TensorView(nullptr, state_->problem.dtype, {rows, shape.hidden}));
+/// What the two forms of compare() share; without `expected` the answers are what y should be.
+Comparison Oracle::State::compare(const TensorView& y, const float* expected) const {
+  const Shape& shape = problem.shape;
+  const std::int64_t y_rows = y.rank == 2 ? y.dim(0) : -1;
+  MOE_CHECK(y_rows <= rows, "oracle: y has {} rows, x had {}", y_rows, rows);
+  const DType dtype = y.dtype == DType::kF32 ? DType::kF32 : problem.dtype;
+  check("y", y, TensorView(nullptr, dtype, {y_rows, shape.hidden}));
   const double deviations = allowed_deviations(shape);
 
   Comparison result;
@@ -173,14 +212,13 @@ Comparison Oracle::compare(const TensorView& y) const {
   with_element_type(y.dtype, [&]<class Element>() {
     const auto* values = y.as<const Element>();
     result.non_finite = count_non_finite(values, y.elements());
-    for (std::size_t i = 0; i < state_->tokens.size() && state_->tokens[i] < rows; ++i) {
-      const std::int64_t token = state_->tokens[i];
-      const std::vector<reference::Answer>& choices = state_->answers[i];
-      RowError row = row_error(values + token * shape.hidden, choices[0], deviations);
-      for (std::size_t c = 1; c < choices.size(); ++c) {
-        const RowError other = row_error(values + token * shape.hidden, choices[c], deviations);
-        if (other.used() < row.used()) row = other;
-      }
+    for (std::size_t i = 0; i < tokens.size() && tokens[i] < y_rows; ++i) {
+      const std::int64_t token = tokens[i];
+      const std::vector<reference::Answer>& choices = answers[i];
+      const Element* y_row = values + token * shape.hidden;
+      const RowError row = expected == nullptr ? row_error(y_row, choices, deviations)
+                                               : row_error(y_row, expected + token * shape.hidden,
+                                                           choices, deviations);
       ++result.rows_compared;
       if (choices.size() > 1) ++result.ambiguous_rows;
       error_squares += row.absolute * row.absolute;
@@ -196,6 +234,17 @@ Comparison Oracle::compare(const TensorView& y) const {
   if (error_squares > 0) result.global_error = std::sqrt(error_squares / norm_squares);
   result.passed = result.non_finite == 0 && result.tolerance_used <= 1;
   return result;
+}
+
+Comparison Oracle::compare(const TensorView& y) const {
+  return state_->compare(y, nullptr);
+}
+
+Comparison Oracle::compare(const TensorView& y, const TensorView& expected) const {
+  TensorView needed = y;
+  needed.dtype = DType::kF32;
+  check("expected", expected, needed);
+  return state_->compare(y, expected.as<const float>());
 }
 
 const std::vector<std::int64_t>& Oracle::tokens() const {

@@ -3,6 +3,7 @@
 
 #include <cmath>
 #include <cstring>
+#include <limits>
 #include <numeric>
 #include <set>
 
@@ -36,6 +37,17 @@ void make_positive(const Tensor& tensor) {
       tensor.as<Element>()[i] = from_float<Element>(std::abs(to_float(tensor.as<Element>()[i])));
     }
   });
+}
+
+/// The values of `tensor` in fp32.
+Tensor as_f32(const Tensor& tensor) {
+  Tensor out(DType::kF32, {tensor.view().dim(0), tensor.view().dim(1)});
+  with_element_type(tensor.view().dtype, [&]<class Element>() {
+    for (std::int64_t i = 0; i < tensor.view().elements(); ++i) {
+      out.as<float>()[i] = to_float(tensor.as<Element>()[i]);
+    }
+  });
+  return out;
 }
 
 class ForBothTypes : public testing::TestWithParam<DType> {};
@@ -256,11 +268,58 @@ TEST_P(ForBothTypes, TiedTopKAcceptsEveryValidChoiceAndNoOther) {
   EXPECT_NE(std::memcmp(highest.view().data, lowest.view().data, lowest.view().bytes()), 0);
   EXPECT_TRUE(oracle.compare(highest.view()).passed) << oracle.compare(highest.view()).describe();
 
+  // Two implementations may take the two choices.
+  const Tensor other = as_f32(highest);
+  EXPECT_TRUE(oracle.compare(lowest.view(), other.view()).passed)
+      << oracle.compare(lowest.view(), other.view()).describe();
+
   // Expert 0 or 2 in the place of the tied ones is no valid choice.
   Tensor wrong(problem.dtype, {64, 48});
   textbook::forward(problem, weights.view(), x.view(), wrong.view(),
                     {.last_rank_off_by_one = true});
   EXPECT_FALSE(oracle.compare(wrong.view()).passed);
+  EXPECT_FALSE(oracle.compare(wrong.view(), other.view()).passed);
+  EXPECT_FALSE(oracle.compare(lowest.view(), as_f32(wrong).view()).passed);
+}
+
+TEST_P(ForBothTypes, AnotherImplementationsOutputTakesThePlaceOfTheAnswers) {
+  const Problem problem{{.tokens = 7, .hidden = 48, .intermediate = 32, .experts = 4, .top_k = 2},
+                        GetParam()};
+  const OwnedWeights weights = make_weights(problem, 21);
+  const Tensor x = make_input(problem, 21, 0);
+  const Oracle oracle(problem, weights.view(), x.view());
+  const Tensor y = textbook_y(problem, weights, x);
+  const Tensor expected = as_f32(y);
+  Comparison comparison = oracle.compare(y.view(), expected.view());
+  EXPECT_TRUE(comparison.passed);
+  EXPECT_EQ(comparison.tolerance_used, 0);
+  EXPECT_EQ(comparison.rows_compared, 7);
+
+  // One element of row 4 moved by shares of what one implementation may be off in that row: two of
+  // them may be off by twice as much.
+  Tensor far = as_f32(y);
+  far.as<float>()[4 * 48] += 1.0F;
+  comparison = oracle.compare(far.view(), expected.view());
+  EXPECT_EQ(comparison.worst_row, 4);
+  const double allowed = 1.0 / comparison.tolerance_used;  // for two implementations
+  EXPECT_GT(allowed, 0);
+  for (const double share : {0.9, 1.1}) {
+    Tensor moved = as_f32(y);
+    moved.as<float>()[4 * 48] += static_cast<float>(share * allowed);
+    comparison = oracle.compare(y.view(), moved.view());
+    EXPECT_EQ(comparison.passed, share < 1) << comparison.describe();
+    EXPECT_EQ(comparison.worst_row, 4);
+    EXPECT_NEAR(comparison.tolerance_used, share, 0.01);
+  }
+  Tensor one_sided = as_f32(y);
+  one_sided.as<float>()[4 * 48] += static_cast<float>(0.9 * allowed);
+  EXPECT_FALSE(oracle.compare(one_sided.view()).passed) << "alone it may be off by half of that";
+
+  Tensor broken = as_f32(y);
+  broken.as<float>()[3] = std::numeric_limits<float>::quiet_NaN();
+  EXPECT_FALSE(oracle.compare(y.view(), broken.view()).passed);
+  EXPECT_FALSE(oracle.compare(broken.view(), expected.view()).passed);
+  EXPECT_THROW((void)oracle.compare(y.view(), expected.view().first_rows(6)), Error);
 }
 
 TEST_P(ForBothTypes, ExactTiesGoToTheLowestIndex) {

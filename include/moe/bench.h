@@ -135,6 +135,9 @@ struct BenchOptions {
   bool profile_kernels = false;
   std::string skew = "uniform";
   std::uint64_t seed = 0;
+  /// The layer's weights, in host memory that outlives the run; absent = seeded ones of the skew. With
+  /// weights given the skew must be uniform: it is made by the seeded ones.
+  std::optional<Weights> weights;
   int warmup = 1;       ///< untimed forwards after verification, of levels below a second
   int min_samples = 3;  ///< timed forwards that every level gets, however slow
   /// Time for the timed forwards of one level; those that need less than it for min_samples take

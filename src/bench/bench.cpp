@@ -123,7 +123,8 @@ struct BenchRun::State {
   std::unique_ptr<CeilingProbes> probes;  // set once
 
   std::atomic<bool> stopping{false};
-  OwnedWeights weights;          // on the host, for the oracle
+  OwnedWeights made;             // seeded weights; empty when the caller gave some
+  Weights weights;               // on the host, for the oracle
   DeviceWeights device_weights;  // the same, for the layers
 
   [[nodiscard]] RunContext context() { return {options, *instrument, mutex, stopping}; }
@@ -152,6 +153,8 @@ BenchRun::BenchRun(BenchOptions options) : state_(std::make_unique<State>()) {
             options.timeout_seconds);
   MOE_CHECK(!options.launches.empty(), "launches: at least one is needed");
   state_->skew = Skew::parse(options.skew);
+  MOE_CHECK(!options.weights || state_->skew.kind == Skew::Kind::kUniform,
+            "skew {} is made by seeded weights, but weights were given", options.skew);
   (void)parse_isa(options.layer.isa);
   if (options.tokens.empty()) options.tokens = {options.layer.problem.shape.tokens};
   const std::vector<Wanted> wanted = wanted_series(options);
@@ -195,9 +198,10 @@ BenchRun::~BenchRun() = default;
 /// Whether weights, inputs and answers fit; if not, every row says so.
 bool BenchRun::State::fits(Point& point) {
   Device& device = instrument->device();
-  const bool have_weights = weights.router.view().data != nullptr;
-  const std::uint64_t missing_weights = have_weights ? 0 : weight_bytes(point.problem);
-  std::uint64_t missing = BenchInputs::predict_bytes(point.problem) + missing_weights;
+  const bool placed = weights.router.data != nullptr;
+  const std::uint64_t missing_weights = placed ? 0 : weight_bytes(point.problem);
+  std::uint64_t missing =
+      BenchInputs::predict_bytes(point.problem) + (options.weights ? 0 : missing_weights);
   std::uint64_t available = available_memory();
   const char* where = "";
   if (missing <= available && !device.on_host()) {
@@ -333,10 +337,15 @@ void BenchRun::State::time_group(Point& point, std::vector<std::unique_ptr<Level
 }
 
 void BenchRun::State::make_data(Point& point) {
-  if (weights.router.view().data != nullptr) return;
-  say("making weights");
-  weights = make_weights(point.problem, options.seed, skew);
-  device_weights = DeviceWeights::of(instrument->device(), weights.view());
+  if (weights.router.data != nullptr) return;
+  if (options.weights) {
+    weights = *options.weights;
+  } else {
+    say("making weights");
+    made = make_weights(point.problem, options.seed, skew);
+    weights = made.view();
+  }
+  device_weights = DeviceWeights::of(instrument->device(), weights);
 }
 
 void BenchRun::State::run_point(Point& point) {
@@ -345,7 +354,7 @@ void BenchRun::State::run_point(Point& point) {
   make_data(point);
   if (stopping) return;
   say(fmt::format("T={} making inputs and their fp64 answers", tokens));
-  const BenchInputs inputs(point.problem, weights.view(), options.seed, skew, *instrument);
+  const BenchInputs inputs(point.problem, weights, options.seed, skew, *instrument);
   {
     const std::lock_guard lock(mutex);
     double active = 0;

@@ -130,6 +130,10 @@ class Run {
     bench_.profile_kernels = !options.profile.empty() || about_myths;  // the causes are in there
     bench_.skew = workload_.skew;
     bench_.seed = workload_.seed;
+    if (workload_.checkpoint != nullptr) {
+      weights_ = load_weights(*workload_.checkpoint, workload_.layer.problem).weights;
+      bench_.weights = weights_.view();
+    }
     if (!options.output.empty()) check_writable(options.output);
   }
 
@@ -184,6 +188,7 @@ class Run {
       report.preset = workload_.preset->name;
       report.preset_limits = workload_.preset->limits;
     }
+    if (workload_.checkpoint != nullptr) report.data = workload_.checkpoint->text;
     std::string targets;
     for (const std::string& target : options_.targets) {
       targets += (targets.empty() ? "-t " : " -t ") + target;
@@ -245,6 +250,7 @@ class Run {
   Targets targets_;
   std::vector<Myth> myths_;
   Workload workload_;
+  OwnedWeights weights_;  // of --data ckpt:...
   report::Format format_;
   Progress progress_;
   BenchOptions bench_;
@@ -257,6 +263,7 @@ Command add_bench_run(CLI::App& bench) {
   CLI::App* app = bench.add_subcommand("run", "Measure levels");
   app->add_option("-t,--targets", options->targets)->allow_extra_args(false);
   options->workload.add_to(*app);
+  options->workload.add_data_to(*app);
   app->add_option("--warmup", options->warmup);
   app->add_option("--min-samples", options->min_samples);
   app->add_option("--timeout", options->timeout);

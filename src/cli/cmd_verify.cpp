@@ -7,7 +7,10 @@
 #include "cli/options.h"
 #include "cli/output.h"
 #include "cli/parse.h"
+#include "cli/verify_io.h"
+#include "cli/verify_lines.h"
 #include "core/check.h"
+#include "core/device_tensor.h"
 #include "moe/verify.h"
 #include "verify/fuzz.h"
 
@@ -17,55 +20,78 @@ namespace {
 struct VerifyCommand {
   WorkloadOptions workload;
   std::vector<std::string> targets;
+  std::string io;
   std::string fuzz;
   std::string fuzz_seed = "0";
   bool quiet = false;
 };
 
-/// One level on one problem: a line, and what it means for the exit code.
-ExitCode verify_level(const LevelInfo& level, const Workload& workload, std::int64_t tokens) {
-  LayerOptions options = workload.layer;
-  options.level = level.name;
-  options.problem.shape.tokens = tokens;
-  const std::string head =
-      fmt::format("{} {:<13} {} {}", level.number, level.name, name_of(options.problem.dtype),
-                  to_string(options.problem.shape));
-  try {
-    const VerifyResult result = verify(options, {.seed = workload.seed, .skew = workload.skew});
-    write_stdout(fmt::format(
-        "{}  {}\n", head,
-        result.passed ? "ok: " + result.worst.describe() : "FAILED: " + result.failure));
-    return result.passed ? kOk : kNotVerified;
-  } catch (const Error& error) {
-    const ExitCode code = exit_code_of(error);
-    const bool skipped = code == kNothingRunnable || code == kOutOfMemory;
-    write_stdout(fmt::format("{}  {}: {}\n", head, skipped ? "skipped" : "FAILED", error.what()));
-    return code;
+std::vector<LevelInfo> levels_named(const std::vector<std::string>& names) {
+  std::vector<LevelInfo> levels;
+  levels.reserve(names.size());
+  for (const std::string& name : names) levels.push_back(find_level(name));
+  return levels.empty() ? list_levels() : levels;
+}
+
+/// The weights of --data on the host and where the levels compute; nothing for seeded ones.
+struct GivenWeights {
+  OwnedWeights host;
+  std::unique_ptr<Device> device;
+  DeviceWeights placed;
+};
+
+std::optional<GivenWeights> load_given(const Workload& workload) {
+  if (workload.checkpoint == nullptr) return std::nullopt;
+  GivenWeights given{load_weights(*workload.checkpoint, workload.layer.problem).weights,
+                     make_device(workload.layer),
+                     {}};
+  if (given.device->unavailable().empty()) {
+    given.placed = DeviceWeights::of(*given.device, given.host.view());
   }
+  return given;
+}
+
+VerifyResult verify_level(const LayerOptions& options, const Workload& workload,
+                          const std::optional<GivenWeights>& given) {
+  const VerifyOptions how{.seed = workload.seed, .skew = workload.skew};
+  if (!given) return verify(options, how);
+  (void)Layer::predict(options);  // a level that cannot run says so before the weights are used
+  Layer layer = Layer::create(options, given->placed.view());
+  return verify(layer, given->host.view(), how);
 }
 
 int verify_levels(const VerifyCommand& command, const std::vector<std::string>& names) {
   const Workload workload = resolve(command.workload);
-  std::vector<LevelInfo> levels;
-  levels.reserve(names.size());
-  for (const std::string& name : names) levels.push_back(find_level(name));
-  if (levels.empty()) levels = list_levels();
-  bool any_ok = false;
-  bool wrong = false;
-  bool crashed = false;
-  ExitCode skipped = kNothingRunnable;
+  const std::vector<LevelInfo> levels = levels_named(names);
+  const std::optional<GivenWeights> given = load_given(workload);
+  VerifyLines lines;
   for (const std::int64_t tokens : workload.tokens) {
     for (const LevelInfo& level : levels) {
-      const ExitCode code = verify_level(level, workload, tokens);
-      any_ok = any_ok || code == kOk;
-      wrong = wrong || code == kNotVerified;
-      crashed = crashed || code == kCrashed || code == kUsage;
-      if (code == kOutOfMemory) skipped = code;
+      LayerOptions options = workload.layer;
+      options.level = level.name;
+      options.problem.shape.tokens = tokens;
+      const std::string head =
+          fmt::format("{} {:<13} {} {}", level.number, level.name, name_of(options.problem.dtype),
+                      to_string(options.problem.shape));
+      lines.add(head, [&] {
+        const VerifyResult result = verify_level(options, workload, given);
+        return VerifyLine{result.passed, result.passed ? result.worst.describe() : result.failure};
+      });
     }
   }
-  if (wrong) return kNotVerified;
-  if (crashed) return kCrashed;
-  return any_ok ? kOk : skipped;
+  return lines.exit_code();
+}
+
+/// Against the output of another implementation.
+int verify_against_dump(VerifyCommand command, const std::vector<std::string>& names) {
+  MOE_CHECK(command.workload.data != "normal",
+            "--io {}: whose weights made its y? give the layer with --data ckpt:DIR#LAYER",
+            command.io);
+  MOE_CHECK(command.workload.axis.empty(), "--axis {}: the tokens of --io {} are its rows",
+            command.workload.axis, command.io);
+  // Others' outputs are compared as they stored them; on a GPU, too.
+  if (command.workload.dtype.empty()) command.workload.dtype = name_of(DType::kF32);
+  return verify_dump(resolve(command.workload), command.io, levels_named(names));
 }
 
 int verify_random(const VerifyCommand& command, const std::vector<std::string>& names) {
@@ -106,8 +132,13 @@ int verify_random(const VerifyCommand& command, const std::vector<std::string>& 
 int run_verify(const VerifyCommand& command) {
   const std::vector<std::string> all = {kJourney};
   const Targets targets = parse_targets(command.targets.empty() ? all : command.targets);
-  return command.fuzz.empty() ? verify_levels(command, targets.levels)
-                              : verify_random(command, targets.levels);
+  if (command.fuzz.empty()) {
+    return command.io.empty() ? verify_levels(command, targets.levels)
+                              : verify_against_dump(command, targets.levels);
+  }
+  MOE_CHECK(command.io.empty() && command.workload.data == "normal",
+            "--fuzz {} makes its own problems: without --data and --io", command.fuzz);
+  return verify_random(command, targets.levels);
 }
 
 }  // namespace
@@ -117,6 +148,8 @@ Command add_verify(CLI::App& app) {
   CLI::App* command = app.add_subcommand("verify", "Compare levels with the fp64 oracle");
   command->add_option("-t,--targets", options->targets)->allow_extra_args(false);
   options->workload.add_to(*command);
+  options->workload.add_data_to(*command);
+  command->add_option("--io", options->io);
   command->add_option("--fuzz", options->fuzz);
   command->add_option("--fuzz-seed", options->fuzz_seed);
   command->add_flag("-q,--quiet", options->quiet);

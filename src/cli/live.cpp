@@ -17,7 +17,7 @@ constexpr const char* kThisProgram = "this program, measured now";
 /// Rows that one command measures.
 bool same_run(const report::RowKey& a, const report::RowKey& b) {
   return a.problem == b.problem && a.backend == b.backend && a.launch == b.launch &&
-         a.cache == b.cache && a.skew == b.skew && a.seed == b.seed;
+         a.cache == b.cache && a.skew == b.skew && a.seed == b.seed && a.data == b.data;
 }
 
 /// What this machine is, as a result file would say it.
@@ -61,11 +61,16 @@ report::ResultFile LiveComparison::run(const std::string& program, const std::st
   for (const report::ResultRow& row : rows) {
     arguments.insert(arguments.end(), {"-t", "moe_journey:" + row.key.level});
   }
+  if (key.data.empty()) {
+    arguments.insert(arguments.end(),
+                     {"--thiek", fmt::format("{},{},{},{},{}", shape.tokens, shape.hidden,
+                                             shape.intermediate, shape.experts, shape.top_k)});
+  } else {
+    arguments.insert(arguments.end(),
+                     {"--data", key.data, "--axis", fmt::format("tokens={}", shape.tokens)});
+  }
   arguments.insert(arguments.end(),
-                   {"--thiek",
-                    fmt::format("{},{},{},{},{}", shape.tokens, shape.hidden, shape.intermediate,
-                                shape.experts, shape.top_k),
-                    "--dtype", std::string(name_of(key.problem.dtype)), "--backend", key.backend,
+                   {"--dtype", std::string(name_of(key.problem.dtype)), "--backend", key.backend,
                     "--skew", key.skew, "--seed", std::to_string(key.seed)});
   if (key.backend == name_of(Backend::kCpu)) {
     arguments.insert(arguments.end(), {"--threads", std::to_string(first_.device.threads), "--isa",

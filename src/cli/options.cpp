@@ -24,6 +24,9 @@ Backend default_backend() {
   return why_unusable(Backend::kCuda).empty() ? Backend::kCuda : Backend::kCpu;
 }
 
+/// Tokens of a checkpoint's layer unless told otherwise: those of the presets.
+constexpr std::int64_t kCheckpointTokens = 64;
+
 /// Throws when this build has no level for the backend. A backend that the machine cannot run is
 /// told row by row.
 void check_backend(Backend backend) {
@@ -60,6 +63,10 @@ void WorkloadOptions::add_to(CLI::App& command) {
   command.add_option("--tune-cache", tune_cache);
 }
 
+void WorkloadOptions::add_data_to(CLI::App& command) {
+  command.add_option("--data", data);
+}
+
 Workload resolve(const WorkloadOptions& options) {
   MOE_CHECK(options.preset.empty() || options.thiek.empty(),
             "--preset {} and --thiek {} both give the shape; use one", options.preset,
@@ -68,7 +75,22 @@ Workload resolve(const WorkloadOptions& options) {
   LayerOptions& layer = workload.layer;
   layer.backend = options.backend.empty() ? default_backend() : parse_backend(options.backend);
   const bool on_cuda = layer.backend == Backend::kCuda;
-  if (options.thiek.empty()) {
+  layer.problem.dtype =
+      options.dtype.empty() ? (on_cuda ? DType::kBF16 : DType::kF32) : parse_dtype(options.dtype);
+  workload.skew = Skew::parse(options.skew).describe();
+  if (options.data != "normal") {
+    MOE_CHECK(options.preset.empty() && options.thiek.empty(),
+              "--data {} and {} {} both give the shape; use one", options.data,
+              options.preset.empty() ? "--thiek" : "--preset",
+              options.preset.empty() ? options.thiek : options.preset);
+    MOE_CHECK(workload.skew == "uniform",
+              "--skew {} is made by seeded weights; those of --data {} route as they do",
+              options.skew, options.data);
+    const std::shared_ptr<CheckpointData> data = open_checkpoint(options.data);
+    layer.problem = checkpoint::problem_of(data->config, data->plan, layer.problem.dtype);
+    layer.problem.shape.tokens = kCheckpointTokens;
+    workload.checkpoint = data;
+  } else if (options.thiek.empty()) {
     workload.preset = &find_preset(options.preset.empty() ? "lab" : options.preset);
     layer.problem.shape = workload.preset->shape;
     if (options.preset.empty() && on_cuda) layer.problem.shape.tokens = kCudaLabTokens;
@@ -83,8 +105,6 @@ Workload resolve(const WorkloadOptions& options) {
     validate(layer.problem.shape);
   }
   layer.problem.shape.tokens = workload.tokens.front();
-  layer.problem.dtype =
-      options.dtype.empty() ? (on_cuda ? DType::kBF16 : DType::kF32) : parse_dtype(options.dtype);
   layer.threads = static_cast<int>(parse_integer("--threads", options.threads, 0, kMostThreads));
   layer.isa = name_of(parse_isa(options.isa)) == options.isa ? options.isa : "auto";
   layer.tune_seconds = parse_seconds("--tune-seconds", options.tune_seconds);
@@ -93,7 +113,6 @@ Workload resolve(const WorkloadOptions& options) {
     layer.workspace_limit = parse_bytes("--workspace-limit", options.workspace_limit);
   }
   workload.seed = parse_seed("--seed", options.seed);
-  workload.skew = Skew::parse(options.skew).describe();
   check_backend(layer.backend);
   return workload;
 }
@@ -102,7 +121,10 @@ std::string repro_options(const Workload& workload, const std::string& tokens) {
   const LayerOptions& layer = workload.layer;
   const Shape& shape = layer.problem.shape;
   std::string text;
-  if (workload.preset != nullptr) {
+  if (workload.checkpoint != nullptr) {
+    text = fmt::format("--data {} --axis tokens={}", shell_word(workload.checkpoint->text),
+                       tokens.empty() ? join(workload.tokens) : tokens);
+  } else if (workload.preset != nullptr) {
     text = fmt::format("--preset {} --axis tokens={}", workload.preset->name,
                        tokens.empty() ? join(workload.tokens) : tokens);
   } else {

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "cli/checkpoint_data.h"
 #include "cli/presets.h"
 #include "moe/layer.h"
 
@@ -25,14 +26,18 @@ struct WorkloadOptions {
   std::string workspace_limit;
   std::string tune_seconds = "5";
   std::string tune_cache;
+  std::string data = "normal";
 
   void add_to(CLI::App& command);
+  /// --data, for the commands that run on a checkpoint's weights too.
+  void add_data_to(CLI::App& command);
 };
 
 /// The same, understood and checked.
 struct Workload {
-  const Preset* preset = nullptr;  // null when --thiek gave the shape
-  LayerOptions layer;              // of the first of `tokens`; no level yet
+  const Preset* preset = nullptr;                    // null when --thiek or --data gave the shape
+  std::shared_ptr<const CheckpointData> checkpoint;  // null: seeded weights
+  LayerOptions layer;                                // of the first of `tokens`; no level yet
   std::vector<std::int64_t> tokens;
   bool axis_given = false;
   std::string skew;

@@ -185,9 +185,13 @@ std::string status_text(const BenchRow& row) {
   return row.reason.empty() ? status : status + ": " + row.reason;
 }
 
+std::string source_text(const Report& report) {
+  if (!report.data.empty()) return report.data + "  ";
+  return report.preset.empty() ? "" : report.preset + "  ";
+}
+
 std::string problem_text(const Report& report, const Problem& problem) {
-  return fmt::format("{}{} {}  {}  skew {}  seed {}",
-                     report.preset.empty() ? "" : report.preset + "  ", name_of(report.backend),
+  return fmt::format("{}{} {}  {}  skew {}  seed {}", source_text(report), name_of(report.backend),
                      name_of(problem.dtype), to_string(problem.shape), report.skew, report.seed);
 }
 

@@ -25,6 +25,8 @@ namespace moe::report {
 /// "out of memory: ..." and the like for a row without a time.
 [[nodiscard]] std::string status_text(const BenchRow& row);
 
+/// The preset or the checkpoint that the layer is of, with two blanks behind it; "" for neither.
+[[nodiscard]] std::string source_text(const Report& report);
 /// "cpu fp32  T=256 H=1024 ...  skew uniform, seed 0"
 [[nodiscard]] std::string problem_text(const Report& report, const Problem& problem);
 /// "cold caches, eager launches" of the rows; what differs between them is left out.

@@ -16,7 +16,7 @@ bool measured(const ResultRow& row) {
 /// Of the same measurement, had it succeeded: what was not measured has no threads and no launch.
 bool same_attempt(const RowKey& a, const RowKey& b) {
   return a.level == b.level && a.problem == b.problem && a.cache == b.cache && a.skew == b.skew &&
-         a.seed == b.seed;
+         a.seed == b.seed && a.data == b.data;
 }
 
 std::string short_label(const ResultRow& row) {
@@ -162,6 +162,9 @@ std::string label_of(const ResultRow& row, const std::vector<RowKey>& all) {
   if (differ([](const RowKey& one) { return one.cache; })) text += " " + key.cache;
   if (differ([](const RowKey& one) { return one.skew; })) text += " " + key.skew;
   if (differ([](const RowKey& one) { return one.seed; })) text += fmt::format(" seed {}", key.seed);
+  if (differ([](const RowKey& one) { return one.data; })) {
+    text += " " + (key.data.empty() ? "seeded" : key.data);
+  }
   return text;
 }
 

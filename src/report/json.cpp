@@ -248,6 +248,7 @@ std::string render_json(const Report& report) {
                  {"device", device_json(report.device)},
                  {"ceilings", ceilings_json(report.ceilings)},
                  {"rows", rows}};
+  if (!report.data.empty()) object["run"]["data"] = report.data;
   if (report.suite == "moe_myths") {
     object["myths"] = Json::array();
     for (const MythResult& result : report.myths) object["myths"].push_back(myth_json(result));

@@ -26,6 +26,7 @@ struct Report {
   std::string skew;
   std::uint64_t seed = 0;
   std::string preset;         // "" when the shape was given
+  std::string data;           // "ckpt:DIR#LAYER"; "" for seeded weights
   std::string preset_limits;  // what of the preset's model is not computed
   std::string command;        // the whole run again
   std::string started;        // UTC, ISO 8601

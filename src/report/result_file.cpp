@@ -107,6 +107,7 @@ ResultDevice device_of(const Json& document) {
 ResultRow row_of(const Json& document, const Json& source, const std::string& where) {
   ResultRow row;
   row.key = key_of(source);
+  row.key.data = value_or<std::string>(document.at("run"), "data", "");
   row.level_number = source.at("level").get<int>();
   row.status = source.at("status").get<std::string>();
   row.reason = value_or<std::string>(source, "reason", "");

@@ -22,6 +22,7 @@ struct RowKey {
   std::string skew;
   std::uint64_t seed = 0;
   int threads = 0;
+  std::string data = {};  ///< "ckpt:DIR#LAYER"; "" for seeded weights
   friend bool operator==(const RowKey&, const RowKey&) = default;
 };
 

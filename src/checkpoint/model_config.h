@@ -1,0 +1,33 @@
+// What config.json says of a model's MoE layers, and whether it is what this library computes.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+
+#include "checkpoint/layer_plan.h"
+#include "moe/config.h"
+
+namespace moe::checkpoint {
+
+/// From config.json or its text_config; absent where it says nothing.
+struct ModelConfig {
+  std::string model_type;  ///< "qwen3_moe"
+  std::string activation;  ///< "silu"
+  std::optional<std::int64_t> hidden;
+  std::optional<std::int64_t> intermediate;  ///< of one expert
+  std::optional<std::int64_t> experts;
+  std::optional<std::int64_t> top_k;
+  std::optional<bool> renormalised;  ///< norm_topk_prob
+};
+
+/// Throws Error(kIo) for a checkpoint without config.json and for one that is damaged.
+[[nodiscard]] ModelConfig read_config(const Checkpoint& checkpoint);
+
+/// The problem that the layer's MoE block is, for any number of tokens: shape.tokens is 1. Throws
+/// Error(kUnsupported) naming everything of the block that is not computed here: another router or
+/// activation, biases, shared experts; Error(kIo) when config.json and the tensors differ in a size
+/// or K is not told.
+[[nodiscard]] Problem problem_of(const ModelConfig& config, const LayerPlan& plan, DType dtype);
+
+}  // namespace moe::checkpoint

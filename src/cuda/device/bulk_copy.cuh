@@ -39,6 +39,18 @@ __device__ __forceinline__ void bulk_load_cached(std::uint32_t to, const void* f
       : "memory");
 }
 
+/// bulk_load_cached() with .multicast::cluster: the bytes land at the same address of every block in
+/// `mask`, and the barrier at the same address there counts them.
+__device__ __forceinline__ void bulk_load_multicast(std::uint32_t to, const void* from,
+                                                    std::uint32_t bytes, std::uint32_t barrier,
+                                                    std::uint64_t policy, std::uint16_t mask) {
+  asm volatile(
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster"
+      ".L2::cache_hint [%0], [%1], %2, [%3], %4, %5;" ::"r"(to),
+      "l"(from), "r"(bytes), "r"(barrier), "h"(mask), "l"(policy)
+      : "memory");
+}
+
 /// PTX ISA, cp.async.bulk.tensor: the box at (column, row) of a two-dimensional tensor.
 __device__ __forceinline__ void tensor_load(std::uint32_t to, const CUtensorMap* map, int column,
                                             int row, std::uint32_t barrier) {

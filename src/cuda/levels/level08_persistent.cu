@@ -9,11 +9,12 @@
 //           16 instead of 128: with m rows an expert, (m + 120)/(m + 8) less of them, a third less at
 //           m = 128. Launches: 7 a forward whatever E is, no host in the middle.
 // Costs     a second copy of the weights; the permuted rows still make a round trip, T·K·H·b bytes each
-//           way; tiles of less than 128 rows leave a part of the tensor cores' rate.
+//           way (but not at 192 to 288 rows an expert); tiles of less than 128 rows leave a part of the
+//           tensor cores' rate.
 // Measured  docs/levels/level08_persistent.md
 //
 //   x[T,H] ─permute─▶ rows[TK,H] ─gate|up, swiglu─▶ act[TK,I] ─down─▶ rows[TK,H] ─combine─▶ y[T,H]
-//                     └ e0 ┘└── e1 ──┘└ e2 ┘  cut into row tiles ≤ 192; resident blocks draw
+//                     └ e0 ┘└── e1 ──┘└ e2 ┘  cut into row tiles ≤ 192 or 320; resident blocks draw
 //                     └t0┘  └t1┘└t2┘  └t3┘    (row tile x two blocks of 128 features)
 #include "cuda/check.h"
 #include "cuda/level_base.h"
@@ -57,8 +58,12 @@ Configs configure(const Problem& problem, const DeviceFacts& facts) {
                  .feature_blocks = padded.down().feature_blocks,
                  .k_blocks = padded.down().k_blocks,
                  .out_columns = padded.hidden};
-  c.gate_up = choose_grouped_gemm(c.gate_up_spec, problem.shape.routed_rows(), facts);
-  c.down = choose_grouped_gemm(c.down_spec, problem.shape.routed_rows(), facts);
+  const std::int64_t rows = problem.shape.routed_rows();
+  const int tile =
+      choose_row_tile(rows, problem.shape.experts,
+                      std::min(c.gate_up_spec.feature_blocks, c.down_spec.feature_blocks), facts);
+  c.gate_up = choose_grouped_gemm(c.gate_up_spec, rows, tile, facts);
+  c.down = choose_grouped_gemm(c.down_spec, rows, tile, facts);
   return c;
 }
 
@@ -161,11 +166,12 @@ class Persistent final : public CudaLevel {
                                             padded.down().bytes(shape.experts));
     const auto given =
         static_cast<double>(element_bytes(shape.experts * 3 * shape.hidden * shape.intermediate));
-    return fmt::format(
-        "gate|up: {}, {}; down: {}; packed weights {:.1f} % larger than given",
-        to_string(gate_up_->config()),
-        gate_up_->config().gathers() ? "rows gathered beside the products" : "rows permuted before",
-        to_string(down_->config()), (stored / given - 1) * 100);
+    return fmt::format("gate|up: {}, {}; down: {}; packed weights {:.1f} % larger than given",
+                       to_string(gate_up_->config()),
+                       gate_up_->config().cooperative() ? "rows loaded in the tokens' order"
+                       : gate_up_->config().gathers()   ? "rows gathered beside the products"
+                                                        : "rows permuted before",
+                       to_string(down_->config()), (stored / given - 1) * 100);
   }
 
  private:
@@ -227,9 +233,10 @@ class Persistent final : public CudaLevel {
                    .row_tiles = b.row_tiles,
                    .ticket = b.row_tiles.tickets},
                   stream());
+    const bool writes_rows = gathers && !gate_up_->config().cooperative();
     context.record(
         gathers ? "gather_gate_up_swiglu" : "gate_up_swiglu",
-        element_bytes(rows * (padded.intermediate + (gathers ? padded.hidden : 0))), [&] {
+        element_bytes(rows * (padded.intermediate + (writes_rows ? padded.hidden : 0))), [&] {
           return fmt::format("{} rows n={} k={}", rows, 2 * padded.intermediate, padded.hidden);
         });
   }

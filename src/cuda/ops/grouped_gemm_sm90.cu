@@ -16,15 +16,20 @@ static_assert(TokenMaps::kCount * kRowUnit == kGatheringTile, "a map for each ti
 /// Calls body.operator()<Config>() for the kernel of the epilogue and tile size.
 template <class Body>
 void with_config(GemmEpilogue epilogue, int largest_tile, Body&& body) {
-  const bool gated = epilogue == GemmEpilogue::kSwiGLU;
-  if (gated && largest_tile == kGatheringTile) {
-    body.template operator()<GemmConfig<GemmEpilogue::kSwiGLU, kGatheringTile, 5>>();
-  } else if (gated) {
-    body.template operator()<GemmConfig<GemmEpilogue::kSwiGLU, kDeepTile, 6>>();
-  } else if (largest_tile == kGatheringTile) {
-    body.template operator()<GemmConfig<GemmEpilogue::kStore, kGatheringTile, 5>>();
+  const auto with_tile = [&]<GemmEpilogue kEpilogue>() {
+    if (largest_tile == kGatheringTile) {
+      body.template operator()<GemmConfig<kEpilogue, Division::kPingpong, kGatheringTile, 5>>();
+    } else if (largest_tile == kDeepTile) {
+      body.template operator()<GemmConfig<kEpilogue, Division::kPingpong, kDeepTile, 6>>();
+    } else {
+      body.template
+      operator()<GemmConfig<kEpilogue, Division::kCooperative, kCooperativeTile / 2, 4>>();
+    }
+  };
+  if (epilogue == GemmEpilogue::kSwiGLU) {
+    with_tile.template operator()<GemmEpilogue::kSwiGLU>();
   } else {
-    body.template operator()<GemmConfig<GemmEpilogue::kStore, kDeepTile, 6>>();
+    with_tile.template operator()<GemmEpilogue::kStore>();
   }
 }
 
@@ -52,37 +57,47 @@ int resident_blocks(const DeviceFacts& facts) {
   return std::min(clusters * Config::kCluster, most);
 }
 
-/// The smaller tile where an expert's rows are cut into several tiles that fit it anyway, with room for
-/// experts that have more than their share. A single tile an expert takes the larger one: an expert with
-/// a few rows more than the smaller would read its weights twice.
-int choose_largest_tile(std::int64_t rows, std::int64_t experts) {
+}  // namespace
+
+int choose_row_tile(std::int64_t rows, std::int64_t experts, std::int64_t feature_blocks,
+                    const DeviceFacts& facts) {
   const std::int64_t share = (rows + experts - 1) / experts;
+  // Cooperating blocks, where pingpong would cut most experts in two and the larger tile holds nearly all
+  // of them whole. Their items are large: there have to be enough for all clusters.
+  const std::int64_t items = experts * ((feature_blocks + 1) / 2);
+  const std::int64_t clusters = facts.multiprocessors / 2;
+  if (share >= kGatheringTile && share <= kCooperativeTile * 9 / 10 && 2 * items >= 3 * clusters) {
+    return kCooperativeTile;
+  }
+  // The deeper ring, where they are several tiles that fit it, with the same room. A single tile an
+  // expert takes the larger one: an expert with a few rows more than the smaller would read its weights
+  // twice.
   const std::int64_t tiles = (share + kGatheringTile - 1) / kGatheringTile;
   const bool fits = (share + share / 8) / std::max<std::int64_t>(tiles, 1) <= kDeepTile;
   return tiles > 1 && fits ? kDeepTile : kGatheringTile;
 }
 
-}  // namespace
-
 GroupedGemmConfig choose_grouped_gemm(const GroupedGemmSpec& spec, std::int64_t rows,
-                                      const DeviceFacts& facts) {
-  const int tile = choose_largest_tile(rows, spec.experts);
+                                      int largest_tile, const DeviceFacts& facts) {
   const auto pairs = static_cast<int>((spec.feature_blocks + 1) / 2);
   // The rows of a group are read once for every band of weights: a quarter of L2 keeps them there
   // beside the weights that stream through and the output. Never less than a wave needs to share.
-  const std::int64_t tile_bytes = tile * spec.k_blocks * kBlockDepth * 2;
+  const std::int64_t tile_bytes = largest_tile * spec.k_blocks * kBlockDepth * 2;
   const auto fit = static_cast<std::int64_t>(facts.l2_bytes) / 4 / tile_bytes;
   constexpr std::int64_t kFewest = 8;
   constexpr std::int64_t kMost = 64;
-  return {.largest_tile = tile,
-          .group_rows = static_cast<int>(std::clamp(fit, kFewest, kMost)),
-          .band_features = std::min(pairs, 8),
-          .weights_read_once = rows <= spec.experts * kGatheringTile * 7 / 8};
+  return {
+      .largest_tile = largest_tile,
+      .group_rows = static_cast<int>(std::clamp(fit, kFewest, kMost)),
+      .band_features = std::min(pairs, 8),
+      .weights_read_once = rows <= spec.experts * std::max(largest_tile, kGatheringTile) * 7 / 8};
 }
 
 std::string to_string(const GroupedGemmConfig& config) {
-  return fmt::format("tiles of {}x{}, {} row tiles x {} feature pairs{}", kBlockFeatures,
-                     config.largest_tile, config.group_rows, config.band_features,
+  return fmt::format("{}tiles of {}x{}, {} row tiles x {} feature pairs{}",
+                     config.cooperative() ? "cooperative " : "",
+                     (config.cooperative() ? 2 : 1) * kBlockFeatures, config.largest_tile,
+                     config.group_rows, config.band_features,
                      config.weights_read_once ? ", weights read once" : "");
 }
 
@@ -129,7 +144,8 @@ GroupedGemmSm90::GroupedGemmSm90(const GroupedGemmSpec& spec, const GroupedGemmC
                      "{} feature blocks exceed the queue's field", spec.feature_blocks);
   state_->spec = spec;
   state_->config = config;
-  MOE_INTERNAL_CHECK(config.largest_tile == kGatheringTile || config.largest_tile == kDeepTile,
+  MOE_INTERNAL_CHECK(config.largest_tile == kGatheringTile || config.largest_tile == kDeepTile ||
+                         config.largest_tile == kCooperativeTile,
                      "no kernel for tiles of {} rows", config.largest_tile);
   with_config(spec.epilogue, config.largest_tile,
               [&]<class Config>() { state_->blocks = resident_blocks<Config>(facts); });
@@ -147,8 +163,8 @@ void GroupedGemmSm90::run(const GroupedGemmCall& call, cudaStream_t stream) {
   State& s = *state_;
   MOE_INTERNAL_CHECK(call.gather_from == nullptr ||
                          (s.spec.epilogue == GemmEpilogue::kSwiGLU && s.config.gathers()),
-                     "only the SwiGLU kernel for tiles of {} rows gathers, this one is for {}",
-                     kGatheringTile, s.config.largest_tile);
+                     "only SwiGLU kernels for tiles of {} and {} rows gather, this one is for {}",
+                     kGatheringTile, kCooperativeTile, s.config.largest_tile);
   s.describe(call.rows, call.out, call.capacity);
   const GemmArguments arguments{
       .weights = static_cast<const __nv_bfloat16*>(call.packed_weights),

@@ -31,32 +31,40 @@ struct GroupedGemmSpec {
   std::int64_t out_columns = 0;     // row length of out, a multiple of 64
 };
 
-/// Tile sizes that the kernel is compiled for, in rows. With the larger one it can gather its rows; the
-/// smaller one has a sixth stage in that memory.
+/// Tile sizes that the kernel is compiled for, in rows. With 192 it can gather its rows beside the
+/// products; 144 has a sixth stage in that memory. 320 are the rows of a cluster, whose blocks take half
+/// each and share 256 features; there it fetches rows straight from the tokens' order.
 inline constexpr int kGatheringTile = 192;
 inline constexpr int kDeepTile = 144;
+inline constexpr int kCooperativeTile = 320;
 
 /// What is chosen for a shape and its rows. Pure host arithmetic: choose_grouped_gemm().
 struct GroupedGemmConfig {
-  int largest_tile = 0;   // rows; what build_row_tiles() is called with
+  int largest_tile = 0;   // rows, one of the above; what build_row_tiles() is called with
   int group_rows = 0;     // row tiles whose rows stay in L2 (TileOrder)
   int band_features = 0;  // feature pairs that pass over them together
   bool weights_read_once =
       false;  // an expert's rows are one tile as a rule: L2 need not keep weights
-  [[nodiscard]] bool gathers() const { return largest_tile == kGatheringTile; }
+  [[nodiscard]] bool cooperative() const { return largest_tile == kCooperativeTile; }
+  /// Whether the SwiGLU kernel takes rows in the tokens' order.
+  [[nodiscard]] bool gathers() const { return largest_tile != kDeepTile; }
   bool operator==(const GroupedGemmConfig&) const = default;
 };
-/// For at most `rows` routed rows. largest_tile depends on rows and experts alone, so that both products
-/// of a layer can use one list.
+/// The tile for products of at most `rows` routed rows that share one list of row tiles, `feature_blocks`
+/// being the fewest that one of them has.
+[[nodiscard]] int choose_row_tile(std::int64_t rows, std::int64_t experts,
+                                  std::int64_t feature_blocks, const DeviceFacts& facts);
+/// For at most `rows` routed rows in tiles of `largest_tile`.
 [[nodiscard]] GroupedGemmConfig choose_grouped_gemm(const GroupedGemmSpec& spec, std::int64_t rows,
-                                                    const DeviceFacts& facts);
+                                                    int largest_tile, const DeviceFacts& facts);
 /// "tiles of 128x192, 8 row tiles x 8 feature pairs"
 [[nodiscard]] std::string to_string(const GroupedGemmConfig& config);
 
 struct GroupedGemmCall {
   void* rows = nullptr;  ///< [capacity, 64 · k_blocks] by expert; 16-byte aligned, better 128
-  /// With the SwiGLU epilogue and config.gathers() only: [tokens, 64 · k_blocks], 16-byte aligned. Then `rows` is filled from
-  /// it on the way, by row_to_token, in the order in which tiles need it. Null: `rows` is complete.
+  /// With the SwiGLU epilogue and config.gathers() only: [tokens, 64 · k_blocks], 16-byte aligned, read
+  /// by row_to_token. Tiles of kGatheringTile fill `rows` from it on the way, in the order in which
+  /// they need it; tiles of kCooperativeTile leave `rows` alone. Null: `rows` is complete.
   const void* gather_from = nullptr;
   const void* packed_weights = nullptr;
   void* out = nullptr;        ///< [capacity, out_columns], aligned like rows

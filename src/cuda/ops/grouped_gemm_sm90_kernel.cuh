@@ -1,14 +1,16 @@
 // The kernel of grouped_gemm_sm90.cu. Weights lie on the 64-row side of wgmma, tokens on the other,
 // whose width is chosen tile by tile in steps of 16.
 //
-// Two blocks of a cluster work on the same row tile and on neighbouring blocks of 128 features. In each
-// block: one thread that loads, one thread (of the cluster) that hands out work, one warp that gathers
-// rows ahead of the loads (when they are not gathered yet), and two consumer
-// warpgroups that take whole tiles in turn (pingpong): while one runs its products, the other finishes
-// its tile and stores it.
+// In each block: one thread that loads, one thread (of the cluster) that hands out work, and two consumer
+// warpgroups. The two blocks of a cluster divide their work in one of two ways (Division):
+//   pingpong     Both work on the same row tile and on neighbouring blocks of 128 features. Consumers take
+//                whole tiles in turn: while one runs its products, the other finishes its tile and stores
+//                it. One warp gathers rows ahead of the loads (when they are not gathered yet).
+//   cooperative  Both work on the same two blocks of features, each on half of the tile's rows. A consumer
+//                has one of the feature blocks. A warpgroup of its own brings the rows into the ring.
 //
-//   scheduler ──tile──▶ queue[2] ──▶ loader ──16 KiB of weights, half of the rows──▶ ring[kStages]
-//                          └──────▶ consumers ◀──────full / empty───────────────────────┘
+//   scheduler ──tile──▶ queue[2] ──▶ loader ──weights, rows; half of what is shared──▶ ring[kStages]
+//                          └──────▶ consumers ◀──────────full / empty───────────────────────┘
 #pragma once
 
 #include <cuda_bf16.h>
@@ -16,6 +18,7 @@
 #include <cstdint>
 #include <type_traits>
 
+#include "cuda/device/async_copy.cuh"
 #include "cuda/device/bulk_copy.cuh"
 #include "cuda/device/cluster.cuh"
 #include "cuda/device/global_flag.cuh"
@@ -34,19 +37,33 @@
 
 namespace moe::cuda {
 
+/// How the two blocks of a cluster and the two consumers of a block divide their work.
+enum class Division : std::uint8_t {
+  kPingpong,     // blocks: features, sharing rows; consumers: whole tiles, in turn
+  kCooperative,  // blocks: rows, sharing the weights of both feature blocks; consumers: features
+};
+
 /// Tile sizes of the kernel. A consumer holds 128 x kLargestTile fp32 sums, in 192 registers a thread
 /// at 192 rows. Smaller tiles leave shared memory for another stage.
-template <GemmEpilogue kTheEpilogue, int kTheLargestTile, int kTheStages>
+template <GemmEpilogue kTheEpilogue, Division kTheDivision, int kTheLargestTile, int kTheStages>
 struct GemmConfig {
   static constexpr GemmEpilogue kEpilogue = kTheEpilogue;
+  static constexpr bool kCooperative = kTheDivision == Division::kCooperative;
   static constexpr int kCluster = 2;
-  static constexpr int kLargestTile = kTheLargestTile;
+  static constexpr int kLargestTile = kTheLargestTile;  // of one block
   static constexpr int kStages = kTheStages;
-  static constexpr int kThreads = 3 * 128;
-  // A consumer needs 192 for its sums; with 240 and 24 the loading warpgroup spilled.
-  static constexpr int kConsumerRegisters = 232;
+  // A warpgroup that copies rows from the tokens' order straight into the ring. Where there is none, the
+  // loader fetches boxes of rows that are in the experts' order.
+  static constexpr int kRowThreads = kCooperative && kEpilogue == GemmEpilogue::kSwiGLU ? 128 : 0;
+  static constexpr int kProducerThreads = 128 + kRowThreads;
+  static constexpr int kThreads = kProducerThreads + 2 * 128;
+  // A consumer needs one for each of its sums a thread; with 240 and 24 the loading warpgroup spilled.
+  static constexpr int kConsumerRegisters = kRowThreads > 0 ? 208 : 232;
   static constexpr int kLoaderRegisters = 40;
-  static constexpr int kWeightBytes = static_cast<int>(kBlockBytes);
+  static constexpr int kRowRegisters = 56;
+  static constexpr int kFeatureBlocks = kCooperative ? 2 : 1;  // of a stage
+  static constexpr int kConsumersOfTile = kCooperative ? 2 : 1;
+  static constexpr int kWeightBytes = kFeatureBlocks * static_cast<int>(kBlockBytes);
   static constexpr int kRowBytes = static_cast<int>(kBlockDepth) * 2;  // of one k block
   static constexpr int kStageBytes = kWeightBytes + kLargestTile * kRowBytes;
   static constexpr int kHalfBytes = 64 * kRowBytes;  // 64 of the 128 features
@@ -57,7 +74,7 @@ struct GemmConfig {
   static constexpr int kOutputFeatures = kEpilogue == GemmEpilogue::kSwiGLU ? 64 : 128;  // a tile's
   // Pieces of rows on their way from the tokens' order to the experts'. What is left of shared memory.
   static constexpr int kGatherPieces =
-      kEpilogue == GemmEpilogue::kSwiGLU && kLargestTile == kGatheringTile ? 5 : 0;
+      kEpilogue == GemmEpilogue::kSwiGLU && !kCooperative && kLargestTile == kGatheringTile ? 5 : 0;
   static constexpr int kGatherPieceBytes = 2048;
   // Shared memory, from a 1024-byte boundary on.
   static constexpr int kStagingAt = kStages * kStageBytes;
@@ -78,7 +95,7 @@ struct TokenMaps {
 struct GemmArguments {
   const __nv_bfloat16* weights;  // pack_blocked.h
   const std::byte* source;  // rows in the tokens' order, to be gathered; null: nothing to gather
-  std::byte* gathered;      // the token matrix of the maps
+  std::byte* gathered;      // rows in the experts' order: the token matrix of the maps
   int source_row_bytes;
   __nv_bfloat16* out;
   std::int64_t out_columns;
@@ -178,8 +195,9 @@ struct RingPosition {
 };
 
 // --- scheduler -----------------------------------------------------------------------------------
-/// One thread of the cluster: draws tickets and writes what they mean into both blocks' queues. The
-/// pair of the last, odd feature block splits the rows instead.
+/// One thread of the cluster: draws tickets and writes what they mean into both blocks' queues. In
+/// pingpong, the pair of the last, odd feature block splits the rows instead; cooperating blocks
+/// always do.
 template <class Config>
 __device__ __forceinline__ void schedule(const Shared<Config>& shared, const GemmArguments& p) {
   const int clusters = static_cast<int>(gridDim.x) / Config::kCluster;
@@ -199,7 +217,8 @@ __device__ __forceinline__ void schedule(const Shared<Config>& shared, const Gem
     const int feature = 2 * item.feature_pair;
     const int block = tile.expert * p.feature_blocks + feature;
     mbarrier_wait(shared.taken(slot), (turn / 2 & 1) ^ 1);
-    if (feature + 1 < p.feature_blocks) {
+    const bool alone = feature + 1 == p.feature_blocks;
+    if (!Config::kCooperative && !alone) {
       publish(
           slot, 0,
           Work::pack(block, tile.first_row, item.row_tile, tile.rows, true, tile.valid, feature));
@@ -207,19 +226,22 @@ __device__ __forceinline__ void schedule(const Shared<Config>& shared, const Gem
               Work::pack(block + 1, tile.first_row, item.row_tile, tile.rows, true, tile.valid,
                          feature + 1));
     } else {
-      // One unit cannot be split: then the second block computes it, too, and stores nothing.
+      // One unit cannot be split: then the second block computes it, too, and stores nothing. A
+      // second feature block that is not there is the first one again, not stored, either.
       const int upper = (tile.rows / kRowUnit + 1) / 2 * kRowUnit;
       const int skipped = upper == tile.rows ? 0 : upper;
+      const int second = Config::kCooperative && !alone ? block + 1 : block;
       publish(slot, 0,
               Work::pack(block, tile.first_row, item.row_tile, upper, false, min(tile.valid, upper),
                          feature));
       publish(slot, 1,
-              Work::pack(block, tile.first_row + skipped, item.row_tile, tile.rows - skipped, false,
-                         max(tile.valid - upper, 0), feature));
+              Work::pack(second, tile.first_row + skipped, item.row_tile, tile.rows - skipped,
+                         false, max(tile.valid - upper, 0), feature));
     }
     ticket = clusters + atomicAdd(p.ticket, 1);
   }
-  for (int consumer = 0; consumer < 2; ++consumer, ++turn) {  // each is told once that it is over
+  // Consumers that take turns are told one by one that it is over.
+  for (int i = 0; i < 2 / Config::kConsumersOfTile; ++i, ++turn) {
     const int slot = turn % 2;
     mbarrier_wait(shared.taken(slot), (turn / 2 & 1) ^ 1);
     publish(slot, 0, {0, 0, 0, 0});
@@ -287,7 +309,7 @@ __device__ __forceinline__ void wait_until_gathered(const GemmArguments& p, int 
 
 // --- loader --------------------------------------------------------------------------------------
 /// One thread a block: fills the ring, one stage a k block. When both blocks have the same rows, each
-/// loads half of them for both.
+/// loads half of them for both; when both have the same weights, half of those.
 template <class Config>
 __device__ __forceinline__ void load(const Shared<Config>& shared, const TokenMaps& tokens,
                                      const GemmArguments& p) {
@@ -301,32 +323,91 @@ __device__ __forceinline__ void load(const Shared<Config>& shared, const TokenMa
     const Work work = Work::read(shared.queue(slot));
     const int rows = work.rows();
     if (rows == 0) {  // the other consumer is told next; nobody waits for that slot any more
-      mbarrier_arrive_expect_bytes(shared.queued(slot ^ 1), sizeof(Work));
+      if (!Config::kCooperative)
+        mbarrier_arrive_expect_bytes(shared.queued(slot ^ 1), sizeof(Work));
       return;
     }
     mbarrier_arrive_cluster(cluster_address(shared.taken(slot), 0));
     const char* weights = reinterpret_cast<const char*>(p.weights) +
                           static_cast<std::size_t>(work.weight_block) * p.k_blocks * kBlockBytes;
     const bool half = work.shared();
-    const int my_rows = half ? rows / 2 : rows;
+    const int my_rows = half || Config::kCooperative ? rows / 2 : rows;  // of a box
     const CUtensorMap* map = &tokens.half_tile[my_rows / 8 - 1];
     const std::uint32_t offset = half ? rank * my_rows * Config::kRowBytes : 0;
     const int row = work.first_row + (half ? rank * my_rows : 0);
-    const std::uint32_t bytes = Config::kWeightBytes + rows * Config::kRowBytes;
+    const std::uint32_t bytes =
+        Config::kWeightBytes + (Config::kRowThreads > 0 ? 0 : rows * Config::kRowBytes);
     for (int k = 0; k < p.k_blocks; ++k) {
       mbarrier_wait(shared.empty(at.stage), at.parity ^ 1);
       const std::uint32_t full = shared.full(at.stage);
       const std::uint32_t stage = shared.stage(at.stage);
       mbarrier_arrive_expect_bytes(full, bytes);
-      bulk_load_cached(stage, weights, Config::kWeightBytes, full, policy);
+      const int column = k * static_cast<int>(kBlockDepth);
       const std::uint32_t to = stage + Config::kWeightBytes + offset;
-      if (k == 0 && p.source != nullptr) wait_until_gathered(p, work.row_tile);
-      if (half) {
-        tensor_load_multicast(to, map, k * static_cast<int>(kBlockDepth), row, full, 0b11);
+      if constexpr (Config::kCooperative) {
+        bulk_load_multicast(stage + rank * static_cast<int>(kBlockBytes), weights, kBlockBytes,
+                            full, policy, 0b11);
+        if constexpr (Config::kRowThreads == 0) {
+          tensor_load(to, map, column, row, full);
+          tensor_load(to + my_rows * Config::kRowBytes, map, column, row + my_rows, full);
+        }
       } else {
-        tensor_load(to, map, k * static_cast<int>(kBlockDepth), row, full);
+        bulk_load_cached(stage, weights, kBlockBytes, full, policy);
+        if (k == 0 && p.source != nullptr) wait_until_gathered(p, work.row_tile);
+        if (half) {
+          tensor_load_multicast(to, map, column, row, full, 0b11);
+        } else {
+          tensor_load(to, map, column, row, full);
+        }
       }
       weights += kBlockBytes;
+      at.advance();
+    }
+  }
+}
+
+/// One warpgroup a block: brings the tile's rows into the ring from wherever they are, 16 bytes a copy,
+/// eight lanes a row. Rows behind the last valid one are that one again.
+template <class Config>
+__device__ __forceinline__ void load_rows(const Shared<Config>& shared, const GemmArguments& p) {
+  constexpr int kRowsAtOnce = Config::kRowThreads / 8;
+  static_assert(kRowsAtOnce % 8 == 0, "a thread's rows have one place in the swizzle");
+  constexpr int kPasses = Config::kLargestTile / kRowsAtOnce;
+  const int thread = static_cast<int>(threadIdx.x) % Config::kRowThreads;
+  const int first = thread / 8;
+  const int piece = thread % 8;
+  const std::uint32_t place =
+      Config::kWeightBytes + first * Config::kRowBytes + ((piece ^ (first & 7)) << 4);
+  const std::uint32_t row_pieces = p.source_row_bytes / 16;
+  const std::byte* const source = p.source != nullptr ? p.source : p.gathered;
+  RingPosition<Config::kStages> at;
+  for (int turn = 0;; ++turn) {
+    const int slot = turn % 2;
+    mbarrier_wait_cluster(shared.queued(slot), turn / 2 & 1);
+    const Work work = Work::read(shared.queue(slot));
+    const int rows = work.rows();
+    if (rows == 0) return;
+    __syncwarp();  // all lanes have read it
+    if (threadIdx.x % 32 == 0) mbarrier_arrive_cluster(cluster_address(shared.taken(slot), 0));
+    std::uint32_t from[kPasses];  // in pieces
+#pragma unroll
+    for (int i = 0; i < kPasses; ++i) {
+      const int row = work.first_row + max(min(first + i * kRowsAtOnce, work.valid() - 1), 0);
+      const int token = p.source != nullptr ? p.row_tiles.row_to_token[row] : row;
+      from[i] = token * row_pieces + piece;
+    }
+    for (int k = 0; k < p.k_blocks; ++k) {
+      mbarrier_wait(shared.empty(at.stage), at.parity ^ 1);
+      const std::uint32_t to = shared.stage(at.stage) + place;
+      const std::byte* const column = source + k * Config::kRowBytes;
+#pragma unroll
+      for (int i = 0; i < kPasses; ++i) {
+        if (i * kRowsAtOnce < rows) {
+          copy_async(to + i * kRowsAtOnce * Config::kRowBytes,
+                     column + static_cast<std::size_t>(from[i]) * 16);
+        }
+      }
+      copy_async_arrive(shared.full(at.stage));
       at.advance();
     }
   }
@@ -343,8 +424,9 @@ __device__ __forceinline__ std::uint32_t pack_bf16(float low, float high) {
 /// A consumer's place in its own cycle.
 template <class Config>
 struct Consumer {
-  int index;   // 0, 1: which of the two warpgroups
-  int thread;  // 0 .. 127
+  int index;                 // 0, 1: which of the two warpgroups
+  int thread;                // 0 .. 127
+  std::uint32_t weights_at;  // of its feature block in a stage
   std::uint32_t staging;
   int chunk = 0;  // to be written next
   RingPosition<Config::kStages> at;
@@ -410,10 +492,11 @@ __device__ __forceinline__ void store_tile(const float (&sums)[2][kRows / 2], co
                                            Consumer<Config>& me, const CUtensorMap& out_map,
                                            const GemmArguments& p) {
   constexpr int kHalves = Config::kEpilogue == GemmEpilogue::kSwiGLU ? 1 : 2;
-  const int valid = work.valid();
+  const int feature_block = work.feature_block() + (Config::kCooperative ? me.index : 0);
+  const int valid = feature_block < p.feature_blocks ? work.valid() : 0;
 #pragma unroll
   for (int half = 0; half < kHalves; ++half) {
-    const int column = work.feature_block() * Config::kOutputFeatures + half * 64;
+    const int column = feature_block * Config::kOutputFeatures + half * 64;
 #pragma unroll
     for (int first = 0; first < kRows; first += Config::kChunkRows) {
       const std::uint32_t chunk = me.staging + me.chunk * Config::kChunkBytes;
@@ -451,9 +534,11 @@ __device__ __forceinline__ void multiply_tile(const Work& work, const Shared<Con
   };
   const auto multiply = [&](auto first_block) {
     mbarrier_wait(shared.full(me.at.stage), me.at.parity);
+    if constexpr (Config::kRowThreads > 0) fence_proxy_async();  // rows came as ordinary writes
     wgmma_fence();
-    const auto weights = SwizzledOperand::at(shared.stage(me.at.stage));
-    const SwizzledOperand rows = weights.plus_bytes(Config::kWeightBytes);
+    const auto stage = SwizzledOperand::at(shared.stage(me.at.stage));
+    const SwizzledOperand weights = stage.plus_bytes(me.weights_at);
+    const SwizzledOperand rows = stage.plus_bytes(Config::kWeightBytes);
 #pragma unroll
     for (int k = 0; k < static_cast<int>(kBlockDepth) / 16; ++k) {
 #pragma unroll
@@ -482,7 +567,9 @@ __device__ __forceinline__ void multiply_tile(const Work& work, const Shared<Con
     me.at.advance();
   }
   // The other consumer may queue its products now: they start when these are done.
-  named_barrier_arrive(Consumer<Config>::kTurnBarrier + (me.index ^ 1), 256);
+  if constexpr (!Config::kCooperative) {
+    named_barrier_arrive(Consumer<Config>::kTurnBarrier + (me.index ^ 1), 256);
+  }
   wgmma_wait_group<0>();
   release(previous);
   keep_here(sums[0]);
@@ -493,25 +580,31 @@ __device__ __forceinline__ void multiply_tile(const Work& work, const Shared<Con
 template <class Config>
 __device__ __forceinline__ void consume(const Shared<Config>& shared, const CUtensorMap& out_map,
                                         const GemmArguments& p) {
-  Consumer<Config> me{static_cast<int>(threadIdx.x) / 128 - 1, static_cast<int>(threadIdx.x) % 128,
-                      0};
+  Consumer<Config> me{(static_cast<int>(threadIdx.x) - Config::kProducerThreads) / 128,
+                      static_cast<int>(threadIdx.x) % 128, 0, 0};
   me.staging = shared.staging(me.index);
+  if (Config::kCooperative) me.weights_at = me.index * static_cast<int>(kBlockBytes);
   // Arrivals go to every block that writes into this one's ring.
   const std::uint32_t release_to =
       cluster_address(shared.empty(0), me.thread < Config::kCluster ? me.thread : 0);
-  const std::uint32_t taken = cluster_address(shared.taken(me.index), 0);
-  if (me.index == 1) {
+  int slot = 0;
+  if (!Config::kCooperative && me.index == 1) {
+    slot = 1;
     named_barrier_arrive(Consumer<Config>::kTurnBarrier, 256);
     me.at.skip(p.k_blocks);
   }
-  for (std::uint32_t parity = 0;; parity ^= 1) {
-    mbarrier_wait_cluster(shared.queued(me.index), parity);
-    const Work work = Work::read(shared.queue(me.index));
+  for (std::uint32_t parity = 0;;) {
+    mbarrier_wait_cluster(shared.queued(slot), parity);
+    const Work work = Work::read(shared.queue(slot));
     if (work.rows() == 0) break;
-    // Parities tell only neighbouring phases apart: this consumer may not wait for its tile's stages
-    // before the other one has seen the last stage of the tile before.
-    named_barrier_sync(Consumer<Config>::kTurnBarrier + me.index, 256);
-    if (me.thread == 0) mbarrier_arrive_cluster(taken);
+    if constexpr (Config::kCooperative) {
+      named_barrier_sync(Consumer<Config>::kStoreBarrier + me.index, 128);  // all have read it
+    } else {
+      // Parities tell only neighbouring phases apart: this consumer may not wait for its tile's
+      // stages before the other one has seen the last stage of the tile before.
+      named_barrier_sync(Consumer<Config>::kTurnBarrier + me.index, 256);
+    }
+    if (me.thread == 0) mbarrier_arrive_cluster(cluster_address(shared.taken(slot), 0));
 #define MOE_TILE(kUnits)                                                                  \
   case kUnits:                                                                            \
     if constexpr (kUnits * kRowUnit <= Config::kLargestTile)                              \
@@ -532,7 +625,13 @@ __device__ __forceinline__ void consume(const Shared<Config>& shared, const CUte
       MOE_TILE(12)
     }
 #undef MOE_TILE
-    me.at.skip(p.k_blocks);
+    if constexpr (Config::kCooperative) {
+      slot ^= 1;
+      if (slot == 0) parity ^= 1;
+    } else {
+      parity ^= 1;
+      me.at.skip(p.k_blocks);  // the other consumer's
+    }
   }
   if (me.thread == 0) bulk_wait_group<0>();
 }
@@ -546,12 +645,14 @@ __global__ void __cluster_dims__(Config::kCluster, 1, 1) __launch_bounds__(Confi
   const auto shared = Shared<Config>::of(raw);
   if (threadIdx.x == 0) {
     for (int s = 0; s < Config::kStages; ++s) {
-      mbarrier_init(shared.full(s), 1);
-      mbarrier_init(shared.empty(s), Config::kCluster);  // one consumer of each block
+      mbarrier_init(shared.full(s), 1 + Config::kRowThreads);
+      mbarrier_init(shared.empty(s), Config::kCluster * Config::kConsumersOfTile);
     }
     for (int slot = 0; slot < 2; ++slot) {
       mbarrier_init(shared.queued(slot), 1);
-      mbarrier_init(shared.taken(slot), 2 * Config::kCluster);  // loader and consumer of each block
+      // In each block: the loader, the consumers, the warps that load rows.
+      mbarrier_init(shared.taken(slot),
+                    Config::kCluster * (1 + Config::kConsumersOfTile + Config::kRowThreads / 32));
     }
     mbarrier_init(shared.gathered(), 1);
     fence_mbarrier_init();
@@ -568,6 +669,11 @@ __global__ void __cluster_dims__(Config::kCluster, 1, 1) __launch_bounds__(Confi
       schedule(shared, p);
     } else if (Config::kGatherPieces > 0 && threadIdx.x / 32 == 2 && p.source != nullptr) {
       gather(shared, p);
+    }
+  } else if (threadIdx.x < Config::kProducerThreads) {
+    if constexpr (Config::kRowThreads > 0) {
+      release_registers<Config::kRowRegisters>();
+      load_rows(shared, p);
     }
   } else {
     claim_registers<Config::kConsumerRegisters>();

@@ -81,11 +81,11 @@ TEST(TileOrder, FinishesAGroupOfRowsBeforeTheNext) {
 TEST(ChooseGroupedGemm, FitsTheDeviceAndTheShape) {
   DeviceFacts facts;
   facts.l2_bytes = std::size_t{60} << 20;
-  const auto choose = [&](std::int64_t feature_blocks, std::int64_t k_blocks,
+  const auto choose = [&](std::int64_t feature_blocks, std::int64_t k_blocks, int tile = 192,
                           std::int64_t rows = 8192) {
     return choose_grouped_gemm(
         {.experts = 8, .feature_blocks = feature_blocks, .k_blocks = k_blocks, .out_columns = 64},
-        rows, facts);
+        rows, tile, facts);
   };
   const GroupedGemmConfig mixtral = choose(224, 64);
   EXPECT_EQ(mixtral.largest_tile, 192);
@@ -93,11 +93,31 @@ TEST(ChooseGroupedGemm, FitsTheDeviceAndTheShape) {
   EXPECT_LE(mixtral.group_rows * 192LL * 64 * 128, 15LL << 20);
   EXPECT_EQ(choose(1, 1).band_features, 1);
   EXPECT_GE(choose(16, 100000).group_rows, 1);
-  // Two tiles of 8 units an expert fit the deeper ring; one tile, or three full ones, do not.
-  EXPECT_EQ(choose(12, 32, 8 * 256).largest_tile, kDeepTile);
-  EXPECT_EQ(choose(12, 32, 8 * 128).largest_tile, kGatheringTile);
-  EXPECT_EQ(choose(12, 32, 8 * 512).largest_tile, kGatheringTile);
-  EXPECT_EQ(choose(12, 32, 0).largest_tile, kGatheringTile);
+  EXPECT_TRUE(choose(16, 32, kGatheringTile, 8 * 128).weights_read_once);
+  EXPECT_FALSE(choose(16, 32, kGatheringTile, 8 * 256).weights_read_once);
+  EXPECT_TRUE(choose(16, 32, kCooperativeTile, 8 * 256).weights_read_once);
+}
+
+TEST(ChooseRowTile, FollowsTheRowsOfAnExpert) {
+  DeviceFacts facts;
+  facts.multiprocessors = 132;
+  const auto choose = [&](std::int64_t rows_per_expert, std::int64_t experts,
+                          std::int64_t feature_blocks) {
+    return choose_row_tile(rows_per_expert * experts, experts, feature_blocks, facts);
+  };
+  // One tile an expert: pingpong while that is small, then cooperating blocks.
+  EXPECT_EQ(choose(0, 128, 12), kGatheringTile);
+  EXPECT_EQ(choose(128, 128, 12), kGatheringTile);
+  EXPECT_EQ(choose(176, 128, 12), kGatheringTile);
+  EXPECT_EQ(choose(192, 128, 12), kCooperativeTile);
+  EXPECT_EQ(choose(256, 128, 12), kCooperativeTile);
+  EXPECT_EQ(choose(288, 128, 12), kCooperativeTile);
+  EXPECT_EQ(choose(320, 128, 12), kGatheringTile);
+  EXPECT_EQ(choose(512, 128, 12), kGatheringTile);
+  // Items for less than one and a half rounds of 66 clusters: smaller ones, in the deeper ring.
+  EXPECT_EQ(choose(256, 8, 32), kCooperativeTile);  // 128
+  EXPECT_EQ(choose(256, 8, 24), kDeepTile);         // 96
+  EXPECT_EQ(choose(192, 8, 8), kGatheringTile);
 }
 
 TEST(BlockedShape, PadsToWholeBlocks) {

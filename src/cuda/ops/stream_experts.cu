@@ -1,0 +1,432 @@
+#include "cuda/ops/stream_experts.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "core/check.h"
+#include "cuda/check.h"
+#include "cuda/device/overlap.cuh"
+#include "cuda/device/stream_choose.cuh"
+#include "cuda/device/swiglu.cuh"
+#include "cuda/device/weight_stream.cuh"
+#include "cuda/launch.h"
+
+namespace moe::cuda {
+namespace {
+
+/// What the kernels know of a call.
+struct Work {
+  const Bf16* low;      // gate [E,I,H], or down [E,H,I]
+  const Bf16* high;     // up [E,I,H], or down
+  const Bf16* from;     // x [T,H], or act [T·K,stride]
+  Bf16* to;             // act, rows [T·K,H], or y [T,H]
+  const float* logits;  // [E] of one token, where blocks make the lists
+  // The lists, given, or then those of the block.
+  const ActiveExpert* active;
+  const std::int32_t* slots;
+  const float* topk_weights;
+  int tokens, top_k, experts, most_active;
+  int features;  // rows of an expert's matrix
+  int depth;     // their length
+  int from_stride, to_stride;
+  int row_groups, feature_blocks;  // of the products that do not combine
+  int parts;                       // of the one that does
+};
+
+/// Three chunks of 256 bytes of each of 16 rows in flight, 12 KiB a warp.
+template <int kTiles, bool kAligned>
+using ExpertStream = WeightStream<kTiles, 128, 3, kAligned>;
+/// Blocks of a multiprocessor: their rings fill its shared memory.
+constexpr int kBlocks = 2;
+/// A block that makes the list of one token's experts keeps so many.
+constexpr int kMostOwnSlots = 64;
+
+/// The first product: a fragment's low rows are eight gate features, its high rows the same of up, so
+/// that a lane ends up with both of a feature.
+struct GateUp {
+  static constexpr int kFeatures = 8;
+  static constexpr bool kWeightsFirst = false;  // which experts is what the kernel before finds out
+  __device__ static WeightRows rows(const Work& work, int expert, int feature) {
+    const std::int64_t at =
+        (static_cast<std::int64_t>(expert) * work.features + feature) * work.depth;
+    const int count = min(work.features - feature, 8);
+    return {work.low + at, work.high + at, count, count, work.depth};
+  }
+  __device__ static int row(const Work& work, int slot) { return slot / work.top_k; }
+  __device__ static void store(const Work& work, int slot, int feature, float low, float high) {
+    if (feature >= work.features) return;
+    work.to[static_cast<std::int64_t>(slot) * work.to_stride + feature] =
+        from_float<Bf16>(silu<Bf16>(low) * high);
+  }
+};
+
+/// The second: sixteen features.
+struct Down {
+  static constexpr int kFeatures = 16;
+  static constexpr bool kWeightsFirst = true;
+  __device__ static WeightRows rows(const Work& work, int expert, int feature) {
+    const Bf16* const low =
+        work.low + (static_cast<std::int64_t>(expert) * work.features + feature) * work.depth;
+    const int count = work.features - feature;
+    return {low, low + static_cast<std::int64_t>(8) * work.depth, min(count, 8), min(count - 8, 8),
+            work.depth};
+  }
+  __device__ static int row(const Work&, int slot) { return slot; }
+  __device__ static void store(const Work& work, int slot, int feature, float low, float high) {
+    Bf16* const row = work.to + static_cast<std::int64_t>(slot) * work.to_stride;
+    if (feature < work.features) row[feature] = from_float<Bf16>(low);
+    if (feature + 8 < work.features) row[feature + 8] = from_float<Bf16>(high);
+  }
+};
+
+/// Lists that a block made for itself.
+struct OwnLists {
+  ActiveExpert active[kMostOwnSlots];
+  std::int32_t slots[kMostOwnSlots];
+  std::int32_t topk_idx[kMostOwnSlots];
+  float topk_weights[kMostOwnSlots];
+  Candidates candidates;
+};
+
+/// Where the lists are: given, or, with kPerLane > 0, made here from the logits of the only token.
+template <int kPerLane>
+__device__ __forceinline__ void find_lists(Work& work, OwnLists& own) {
+  if constexpr (kPerLane > 0) {
+    if (threadIdx.x < kWarpSize) {
+      choose_for_token<kPerLane>(work.logits, work.experts, work.top_k, own.candidates,
+                                 {own.topk_idx, own.topk_weights, own.slots, own.active});
+    }
+    __syncthreads();
+    work.active = own.active;
+    work.slots = own.slots;
+    work.topk_weights = own.topk_weights;
+  }
+}
+
+/// Where this lane's tokens from the expert's `first_token` on start. Tokens behind the last repeat it.
+template <class Product, int kTiles>
+__device__ __forceinline__ void find_rows(const Work& work, const ActiveExpert& expert,
+                                          int first_token, unsigned (&rows)[kTiles]) {
+  const int lane = static_cast<int>(threadIdx.x) % kWarpSize;
+#pragma unroll
+  for (int tile = 0; tile < kTiles; ++tile) {
+    const int token = min(first_token + tile * kStreamTokens + lane / 4, expert.tokens - 1);
+    const int row = Product::row(work, work.slots[expert.first + token]);
+    rows[tile] = static_cast<unsigned>(row) * static_cast<unsigned>(work.from_stride);
+  }
+}
+
+__device__ __forceinline__ int tiles_from(int tokens, int first_token, int most) {
+  return min((tokens - first_token + kStreamTokens - 1) / kStreamTokens, most);
+}
+
+/// One block: an active expert and a range of its features.
+template <class Product, int kTiles, bool kAligned, int kPerLane>
+__global__ void __launch_bounds__(kStreamWarps* kWarpSize, kBlocks)
+    stream_product_kernel(Work work) {
+  using Stream = ExpertStream<kTiles, kAligned>;
+  extern __shared__ __align__(128) std::byte shared[];  // a ring a warp; then sums of the parts
+  using Partial = float4[kTiles][kWarpSize];
+  static_assert(sizeof(Partial) <= Stream::kRingBytes, "sums fit where the warp's weights were");
+  if constexpr (!Product::kWeightsFirst) wait_for_previous_kernel();
+  const int lane = static_cast<int>(threadIdx.x) % kWarpSize;
+  const int warp = static_cast<int>(threadIdx.x) / kWarpSize;
+  const int block = static_cast<int>(blockIdx.x);
+  __shared__ OwnLists own;
+  find_lists<kPerLane>(work, own);
+  const ActiveExpert expert = work.active[block / work.feature_blocks];
+  if (expert.tokens == 0) return;
+  const int group = warp % work.row_groups;
+  const int part = warp / work.row_groups;
+  const int parts = kStreamWarps / work.row_groups;
+  const int first_feature =
+      (block % work.feature_blocks * work.row_groups + group) * Product::kFeatures;
+  ChunkRange range = ChunkRange::of_part(work.depth, Stream::kChunk, part, parts);
+  if (first_feature >= work.features) range.count = 0;
+
+  Stream stream(shared + warp * Stream::kRingBytes);
+  const auto partial = [&](int of_warp) -> Partial& {
+    return *reinterpret_cast<Partial*>(shared + of_warp * Stream::kRingBytes);
+  };
+  const WeightRows weights = Product::rows(work, expert.expert, first_feature);
+  stream.start(weights, range);
+  if constexpr (Product::kWeightsFirst) wait_for_previous_kernel();
+  allow_next_kernel();
+  for (int first = 0; first < expert.tokens; first += kTiles * kStreamTokens) {
+    if (first > 0) stream.start(weights, range);
+    const int tiles = tiles_from(expert.tokens, first, kTiles);
+    unsigned rows[kTiles];
+    find_rows<Product>(work, expert, first, rows);
+    float sums[kTiles][4] = {};
+    stream.multiply(work.from, rows, tiles, sums);
+    if (parts > 1) {
+      if (part > 0) {
+        __syncwarp();  // this warp's ring is empty: all its chunks are multiplied
+#pragma unroll
+        for (int tile = 0; tile < kTiles; ++tile) {
+          partial(warp)[tile][lane] =
+              make_float4(sums[tile][0], sums[tile][1], sums[tile][2], sums[tile][3]);
+        }
+      }
+      __syncthreads();
+      for (int other = warp + work.row_groups; part == 0 && other < kStreamWarps;
+           other += work.row_groups) {
+#pragma unroll
+        for (int tile = 0; tile < kTiles; ++tile) {
+          const float4 four = partial(other)[tile][lane];
+          sums[tile][0] += four.x;
+          sums[tile][1] += four.y;
+          sums[tile][2] += four.z;
+          sums[tile][3] += four.w;
+        }
+      }
+      __syncthreads();
+    }
+    if (part > 0 || first_feature >= work.features) continue;
+#pragma unroll
+    for (int tile = 0; tile < kTiles; ++tile) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const int token = first + tile * kStreamTokens + lane % 4 * 2 + half;
+        if (token >= expert.tokens) continue;
+        Product::store(work, work.slots[expert.first + token], first_feature + lane / 4,
+                       sums[tile][half], sums[tile][2 + half]);
+      }
+    }
+  }
+}
+
+/// One block: sixteen features of the only token. Its warps take (slot, part of the reduction) in
+/// turn and leave products in shared memory, to be added up in the order of slots.
+template <bool kAligned, int kPerLane>
+__global__ void __launch_bounds__(kStreamWarps* kWarpSize, kBlocks)
+    stream_down_combine_kernel(Work work) {
+  constexpr int kFeatures = Down::kFeatures;
+  using Stream = ExpertStream<1, kAligned>;
+  extern __shared__ __align__(128) std::byte shared[];  // rings, then products
+  __shared__ OwnLists own;
+  find_lists<kPerLane>(work, own);  // the first product has waited for the logits
+  const int thread = static_cast<int>(threadIdx.x);
+  const int lane = thread % kWarpSize;
+  const int warp = thread / kWarpSize;
+  const int first_feature = static_cast<int>(blockIdx.x) * kFeatures;
+  auto* const products =  // [K][parts][kFeatures]
+      reinterpret_cast<float*>(shared + kStreamWarps * Stream::kRingBytes);
+
+  Stream stream(shared + warp * Stream::kRingBytes);
+  const int units = work.top_k * work.parts;
+  const auto start = [&](int unit) {
+    if (unit >= units) return;
+    stream.start(Down::rows(work, work.active[unit / work.parts].expert, first_feature),
+                 ChunkRange::of_part(work.depth, Stream::kChunk, unit % work.parts, work.parts));
+  };
+  start(warp);
+  wait_for_previous_kernel();
+  allow_next_kernel();
+  for (int unit = warp; unit < units; unit += kStreamWarps, start(unit)) {
+    const unsigned rows[1] = {static_cast<unsigned>(unit / work.parts * work.from_stride)};
+    float sums[1][4] = {};
+    stream.multiply(work.from, rows, 1, sums);
+    if (lane % 4 != 0) continue;
+    float* const to = products + unit * kFeatures + lane / 4;
+    to[0] = sums[0][0];
+    to[8] = sums[0][2];
+  }
+  __syncthreads();
+  if (thread >= kFeatures || first_feature + thread >= work.features) return;
+  float total = 0;
+  for (int slot = 0; slot < work.top_k; ++slot) {
+    float product = 0;
+    for (int part = 0; part < work.parts; ++part) {
+      product += products[(slot * work.parts + part) * kFeatures + thread];
+    }
+    total = fmaf(work.topk_weights[slot], product, total);
+  }
+  work.to[first_feature + thread] = from_float<Bf16>(total);
+}
+
+// --- host ----------------------------------------------------------------------------------------
+std::int64_t blocks_of(std::int64_t count, std::int64_t block) {
+  return (count + block - 1) / block;
+}
+
+Work common(const StreamExperts& experts) {
+  Work work{};
+  work.logits = experts.routing.logits;
+  work.active = experts.routing.active;
+  work.slots = experts.routing.slots;
+  work.topk_weights = experts.routing.topk_weights;
+  work.tokens = static_cast<int>(experts.tokens);
+  work.top_k = static_cast<int>(experts.top_k);
+  work.experts = static_cast<int>(experts.experts);
+  work.most_active = static_cast<int>(std::min(experts.tokens * experts.top_k, experts.experts));
+  return work;
+}
+Work down_work(const StreamExperts& experts, void* to) {
+  Work work = common(experts);
+  work.low = work.high = static_cast<const Bf16*>(experts.down);
+  work.from = static_cast<const Bf16*>(experts.act);
+  work.to = static_cast<Bf16*>(to);
+  work.features = static_cast<int>(experts.hidden);
+  work.depth = static_cast<int>(experts.intermediate);
+  work.from_stride = static_cast<int>(experts.act_stride);
+  work.to_stride = static_cast<int>(experts.hidden);
+  return work;
+}
+
+bool act_is_aligned(const StreamExperts& experts) {
+  return in_widest_vectors(experts.intermediate * 2, {experts.down, experts.act}) &&
+         experts.act_stride % 8 == 0;
+}
+
+/// body.operator()<kTiles, kAligned, 0>() for lists that are given. Odd sizes have one way.
+template <class Body>
+void with_tiles(int token_tiles, bool aligned, Body&& body) {
+  if (!aligned) {
+    body.template operator()<1, false, 0>();
+  } else if (token_tiles == 1) {
+    body.template operator()<1, true, 0>();
+  } else if (token_tiles == 2) {
+    body.template operator()<2, true, 0>();
+  } else if (token_tiles == 4) {
+    body.template operator()<4, true, 0>();
+  } else {
+    MOE_INTERNAL_CHECK(token_tiles == 8, "no kernel for {} tiles of tokens", token_tiles);
+    body.template operator()<8, true, 0>();
+  }
+}
+/// body.operator()<kTiles, kAligned, kPerLane>(): also for blocks that make the lists themselves.
+template <class Body>
+void with_lists(const StreamExperts& experts, const StreamConfig& config, bool aligned,
+                Body&& body) {
+  if (!config.one_token) {
+    with_tiles(config.token_tiles, aligned, body);
+    return;
+  }
+  MOE_INTERNAL_CHECK(experts.tokens == 1 && experts.top_k <= kMostOwnSlots,
+                     "tokens={} must be 1 and top_k={} at most {}", experts.tokens, experts.top_k,
+                     kMostOwnSlots);
+  with_stream_registers_for(experts.experts, [&]<int kPerLane>() {
+    if (aligned) {
+      body.template operator()<1, true, kPerLane>();
+    } else {
+      body.template operator()<1, false, kPerLane>();
+    }
+  });
+}
+
+template <class Product>
+void launch_product(const char* name, const StreamExperts& experts, Work work, int row_groups,
+                    const StreamConfig& config, bool aligned, cudaStream_t stream) {
+  work.row_groups = row_groups;
+  work.feature_blocks =
+      static_cast<int>(blocks_of(work.features, std::int64_t{row_groups} * Product::kFeatures));
+  const std::int64_t blocks = static_cast<std::int64_t>(work.most_active) * work.feature_blocks;
+  MOE_INTERNAL_CHECK(blocks <= INT32_MAX, "{} blocks exceed the grid", blocks);
+  const auto launch = [&]<int kTiles, bool kAligned, int kPerLane>() {
+    const auto kernel = stream_product_kernel<Product, kTiles, kAligned, kPerLane>;
+    constexpr unsigned kShared = kStreamWarps * ExpertStream<kTiles, kAligned>::kRingBytes;
+    MOE_CUDA_CHECK(
+        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int{kShared}));
+    launch_overlapping(name, kernel, dim3(static_cast<unsigned>(blocks)),
+                       dim3(kStreamWarps * kWarpSize), kShared, stream, work);
+  };
+  if constexpr (Product::kWeightsFirst) {
+    with_tiles(config.token_tiles, aligned, launch);
+  } else {
+    with_lists(experts, config, aligned, launch);
+  }
+}
+
+}  // namespace
+
+StreamConfig choose_stream_config(const Shape& shape, int multiprocessors) {
+  constexpr double kBlocksWanted = 1.3;  // of a multiprocessor
+  StreamConfig config;
+  const auto experts = static_cast<double>(shape.experts);
+  const double share = static_cast<double>(shape.top_k) / experts;
+  const auto tokens = static_cast<double>(shape.tokens);
+  const double per_expert = tokens * share;
+  // Twice as many tokens as expected, or all, before an expert's weights are read twice.
+  const double most = std::min(tokens, std::max(8.0, 2 * per_expert));
+  config.token_tiles = most <= 8 ? 1 : most <= 16 ? 2 : most <= 32 ? 4 : 8;
+
+  config.one_token = shape.tokens == 1 && shape.top_k <= kMostOwnSlots;
+  const double active = experts * (1 - std::pow(1 - share, tokens));
+  const auto row_groups = [&](std::int64_t features, int of_warp) {
+    // Of one token the last blocks are a part of the whole: two warps share features at least.
+    int groups = config.one_token ? kStreamWarps / 2 : kStreamWarps;
+    const auto blocks = [&] {
+      return active * static_cast<double>(blocks_of(features, std::int64_t{groups} * of_warp));
+    };
+    while (groups > 1 && blocks() < kBlocksWanted * multiprocessors) groups /= 2;
+    return groups;
+  };
+  config.gate_up_row_groups = row_groups(shape.intermediate, GateUp::kFeatures);
+  config.down_row_groups = row_groups(shape.hidden, Down::kFeatures);
+
+  // One token's units should occupy all warps of a block.
+  config.down_parts = static_cast<int>(blocks_of(kStreamWarps, shape.top_k));
+  return config;
+}
+
+std::string to_string(const StreamConfig& config) {
+  const std::string down =
+      config.one_token
+          ? fmt::format("down in blocks of {} features, {} parts a row, combined there",
+                        Down::kFeatures, config.down_parts)
+          : fmt::format("down in blocks of {} features, combined after",
+                        Down::kFeatures * config.down_row_groups);
+  return fmt::format("{} tokens at once; gate|up in blocks of {} features; {}",
+                     config.token_tiles * kStreamTokens,
+                     GateUp::kFeatures * config.gate_up_row_groups, down);
+}
+
+void stream_gate_up(const StreamExperts& experts, const void* x, const StreamConfig& config,
+                    cudaStream_t stream) {
+  Work work = common(experts);
+  work.low = static_cast<const Bf16*>(experts.gate);
+  work.high = static_cast<const Bf16*>(experts.up);
+  work.from = static_cast<const Bf16*>(x);
+  work.to = static_cast<Bf16*>(experts.act);
+  work.features = static_cast<int>(experts.intermediate);
+  work.depth = static_cast<int>(experts.hidden);
+  work.from_stride = static_cast<int>(experts.hidden);
+  work.to_stride = static_cast<int>(experts.act_stride);
+  launch_product<GateUp>("stream_gate_up", experts, work, config.gate_up_row_groups, config,
+                         in_widest_vectors(experts.hidden * 2, {experts.gate, experts.up, x}),
+                         stream);
+}
+
+void stream_down(const StreamExperts& experts, void* rows, const StreamConfig& config,
+                 cudaStream_t stream) {
+  MOE_INTERNAL_CHECK(!config.one_token, "whoever combines {} rows needs weights from the router",
+                     experts.tokens * experts.top_k);
+  launch_product<Down>("stream_down", experts, down_work(experts, rows), config.down_row_groups,
+                       config, act_is_aligned(experts), stream);
+}
+
+void stream_down_combine(const StreamExperts& experts, void* y, const StreamConfig& config,
+                         cudaStream_t stream) {
+  MOE_INTERNAL_CHECK(config.one_token, "{} rows are for stream_down()",
+                     experts.tokens * experts.top_k);
+  Work work = down_work(experts, y);
+  work.parts = config.down_parts;
+  const std::size_t products =
+      static_cast<std::size_t>(experts.top_k * work.parts) * Down::kFeatures * sizeof(float);
+  with_lists(
+      experts, config, act_is_aligned(experts), [&]<int kTiles, bool kAligned, int kPerLane>() {
+        if constexpr (kPerLane > 0) {
+          const auto kernel = stream_down_combine_kernel<kAligned, kPerLane>;
+          constexpr std::size_t kRings = kStreamWarps * ExpertStream<1, kAligned>::kRingBytes;
+          MOE_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                              static_cast<int>(kRings + products)));
+          launch_overlapping(
+              "stream_down_combine", kernel,
+              dim3(static_cast<unsigned>(blocks_of(experts.hidden, Down::kFeatures))),
+              dim3(kStreamWarps * kWarpSize), kRings + products, stream, work);
+        }
+      });
+}
+
+}  // namespace moe::cuda

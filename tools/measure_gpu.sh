@@ -61,6 +61,11 @@ bench journey_lab_bf16 60 -t moe_journey --preset lab --axis tokens=4096,16384
 bench journey_gpt-oss-120b_bf16 60 "${upper[@]}" --preset gpt-oss-120b --axis tokens=4096,16384
 bench journey_olmoe-1b-7b_bf16 40 "${upper[@]}" --preset olmoe-1b-7b --axis tokens=4096,16384
 bench journey_deepseek-v3_bf16 90 "${upper[@]}" --preset deepseek-v3 --axis tokens=4096,16384
+# Decoding: few tokens, one graph a forward.
+for preset in qwen3-30b-a3b olmoe-1b-7b gpt-oss-120b mixtral-8x7b deepseek-v3; do
+  bench "decode_${preset}_bf16" 40 -t moe_journey:streaming -t moe_journey:persistent -t moe_journey:grouped_gemm \
+    --launch graph --preset "$preset" --axis tokens=1,4,16,64,256
+done
 # The levels whose forwards a caller can record, as one graph each, like the twin itself.
 for preset in mixtral-8x7b qwen3-30b-a3b olmoe-1b-7b gpt-oss-120b deepseek-v3 lab; do
   bench "recorded_${preset}_bf16" 40 -t moe_journey:grouped_gemm -t moe_journey:persistent --launch graph \

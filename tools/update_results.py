@@ -15,7 +15,7 @@ Views:
     twins FOLDER [PREFIX]  shapes by levels: the share of the dense twin, from the journey files of a folder, or
                            those of another PREFIX
     kernels FILE NAME      the kernels of one level, from a file of --profile kernels
-    level NAME FOLDER      one level in every journey and sweep file of a folder, sorted by file name
+    level NAME FOLDER      one level in every journey, sweep and decode file of a folder, sorted by file name
     myths FILE             the verdicts of -t moe_myths
     machine FILE           the machine and the ceilings of a file
 
@@ -259,7 +259,8 @@ def figure(path, name, tokens, field, form):
 def level(name, folder):
     rows = []
     seen = []
-    for path in sorted([*(ROOT / folder).glob("journey_*.json"), *(ROOT / folder).glob("sweep_*.json")]):
+    kinds = ("journey", "sweep", "decode")
+    for path in sorted(path for kind in kinds for path in (ROOT / folder).glob(f"{kind}_*.json")):
         relative = path.relative_to(ROOT).as_posix()
         for row in load(relative)["rows"]:
             if row["name"] == name:

@@ -47,12 +47,13 @@ std::vector<LevelInfo> levels_and_variants() {
 }
 
 /// Only the tensor-core levels refuse anything, and only fp32; FP8 also rows that cuBLASLt has no
-/// kernel for; and CUTLASS's where the build has none.
+/// kernel for; CUTLASS's where the build has none; and level 9 many tokens.
 bool may_refuse(const LevelInfo& level, const Problem& problem, const Error& error) {
   if (error.code() != ErrorCode::kUnsupported) return false;
   const bool fp8 = level.name.starts_with("grouped_fp8");
   if ((level.number >= 7 || fp8) && problem.dtype == DType::kF32) return true;
   if (fp8 && (problem.shape.hidden % 16 != 0 || problem.shape.intermediate % 16 != 0)) return true;
+  if (level.name == "streaming" && problem.shape.tokens > 256) return true;
   return level.name == "grouped_gemm" &&
          std::string(error.what()).find("no CUTLASS") != std::string::npos;
 }

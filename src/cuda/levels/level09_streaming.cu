@@ -1,0 +1,201 @@
+// Level 09 · streaming — a few tokens: every active expert's weights read once, at the rate of memory.
+// Builds on 03 (weights read in place).
+// Changes   four kernels from x to y, each started while its predecessor drains: the router's logits,
+//           whose last block lists the active experts and their rows; act of every row; its product
+//           with down; the sums over a token's slots. Of one token there are three: every block finds
+//           the experts in the logits for itself, and the second product adds up. Weights go from
+//           memory through a ring that each warp has to itself into the tensor cores' small products
+//           (m16n8k16, weights on the 16-row side, up to 64 tokens on the other): nothing is packed,
+//           no token is permuted.
+// Why       bytes: 3·E_hit·H·I·b of weights, as level 04 reads; tokens are so few that all else
+//           stays in L2. At the memory's rate R that is 3·E_hit·H·I·b / R: of one token of a layer
+//           with H = 2048, I = 768, K = 8, 75 MB, some 16 µs. Each launch that waits for the one
+//           before costs a few µs of that, so there are few and they overlap. FLOPs:
+//           6·T·K·H·I + 2·T·H·E, computed for whole tiles of eight tokens an expert.
+// Costs     at many rows an expert the products, not the bytes, are the limit, and these are not the
+//           tensor cores' fast ones: at most 256 tokens.
+// Measured  docs/levels/level09_streaming.md
+//
+//   x[T,H] ─router─▶ logits[T,E] ─top-k─▶ (expert, its slots) ...          slot = t·K + k
+//   x[T,H] ─gate|up, swiglu─▶ act[TK,I] ─down─▶ rows[TK,H] ─combine─▶ y[T,H]
+//            a block: an active expert x features
+#include <algorithm>
+
+#include "cuda/check.h"
+#include "cuda/level_base.h"
+#include "cuda/ops/permute.h"
+#include "cuda/ops/stream_experts.h"
+#include "cuda/ops/stream_router.h"
+
+namespace moe::cuda {
+namespace {
+
+/// Rows an expert up to which this level is faster than level 08 (docs/levels/level09_streaming.md).
+constexpr double kMostRowsPerExpert = 4;
+
+/// Rows of act are multiples of 16 bytes.
+std::int64_t act_stride(const Shape& shape) {
+  return (shape.intermediate + 7) / 8 * 8;
+}
+
+struct Buffers {
+  StreamRouting routing;
+  std::byte* act = nullptr;   // [T·K,I]
+  std::byte* rows = nullptr;  // [T·K,H], where the second product does not add up
+};
+
+template <class Memory>
+Buffers carve(Memory& memory, const Problem& problem, const StreamConfig& config) {
+  const Shape& shape = problem.shape;
+  const std::int64_t routed = shape.routed_rows();
+  Buffers b;
+  b.routing.logits = memory.template take<float>(shape.tokens * shape.experts);
+  b.routing.topk_idx = memory.template take<std::int32_t>(routed);
+  b.routing.topk_weights = memory.template take<float>(routed);
+  b.routing.slots = memory.template take<std::int32_t>(routed);
+  b.routing.active = memory.template take<ActiveExpert>(std::min(routed, shape.experts));
+  b.act = memory.template take<std::byte>(routed * act_stride(shape) * 2);
+  if (!config.one_token) b.rows = memory.template take<std::byte>(routed * shape.hidden * 2);
+  return b;
+}
+
+class Streaming final : public CudaLevel {
+ public:
+  [[nodiscard]] std::string unsupported(const Problem& problem,
+                                        const ExecutionOptions& execution) const override {
+    const Shape& shape = problem.shape;
+    if (problem.dtype != DType::kBF16) {
+      return "its kernels are tensor-core products of bf16; fp32 would be rounded";
+    }
+    if (shape.tokens > kMostStreamTokens) {
+      return fmt::format("it streams weights past at most {} tokens, and tokens={}",
+                         kMostStreamTokens, shape.tokens);
+    }
+    if (const std::int64_t elements = shape.routed_rows() * act_stride(shape);
+        elements > UINT32_MAX || shape.tokens * shape.hidden > UINT32_MAX) {
+      return fmt::format("{} elements between the products exceed 32-bit offsets", elements);
+    }
+    return CudaLevel::unsupported(problem, execution);
+  }
+
+  [[nodiscard]] std::string unsuited(const Problem& problem,
+                                     const ExecutionOptions& execution) const override {
+    const DeviceFacts& facts = device_of(execution).facts();
+    if (facts.major != 9) {
+      return fmt::format("its crossover is measured on compute capability 9.0; {} has {}.{}",
+                         facts.name, facts.major, facts.minor);
+    }
+    const double rows = static_cast<double>(problem.shape.routed_rows()) /
+                        static_cast<double>(problem.shape.experts);
+    if (rows > kMostRowsPerExpert) {
+      return fmt::format("made for up to {} rows an expert, and this is {:.1f}", kMostRowsPerExpert,
+                         rows);
+    }
+    return {};
+  }
+
+  [[nodiscard]] MemoryNeeds memory(const Problem& problem,
+                                   const ExecutionOptions& execution) const override {
+    ArenaPlan plan;
+    static_cast<void>(carve(plan, problem, configure(problem, execution)));
+    return {.workspace = plan.bytes(), .prepared = sizeof(unsigned)};
+  }
+
+  /// Nothing is packed and no library is asked.
+  void prepare(const Problem& problem, const Weights& weights,
+               const ExecutionOptions& execution) override {
+    problem_ = problem;
+    weights_ = weights;
+    device_ = &device_of(execution);
+    arrivals_ = DeviceBuffer(sizeof(unsigned));
+    MOE_CUDA_CHECK(cudaMemset(arrivals_.data(), 0, arrivals_.size()));
+    device_->synchronise();
+  }
+
+  void forward(Context& context, const TensorView& x, const TensorView& y) override {
+    Buffers b = carve(context.arena, problem_, config_for(problem_.shape.tokens));
+    b.routing.arrivals = arrivals_.as<unsigned>();
+    const Shape& shape = problem_.shape;
+    const StreamConfig config = config_for(x.dim(0));
+    const StreamExperts experts{.gate = weights_.gate.data,
+                                .up = weights_.up.data,
+                                .down = weights_.down.data,
+                                .tokens = x.dim(0),
+                                .hidden = shape.hidden,
+                                .intermediate = shape.intermediate,
+                                .experts = shape.experts,
+                                .top_k = shape.top_k,
+                                .routing = b.routing,
+                                .act = b.act,
+                                .act_stride = act_stride(shape)};
+    route(context, x, experts, config);
+    gate_up(context, x, experts, config);
+    down(context, y, experts, config, b);
+  }
+
+  [[nodiscard]] std::string uncapturable() const override { return {}; }
+  [[nodiscard]] std::string plan() const override {
+    return to_string(config_for(problem_.shape.tokens));
+  }
+
+ private:
+  static StreamConfig configure(const Problem& problem, const ExecutionOptions& execution) {
+    return choose_stream_config(problem.shape, device_of(execution).facts().multiprocessors);
+  }
+
+  /// A forward of fewer rows than the layer was made for is cut as they ask for.
+  [[nodiscard]] StreamConfig config_for(std::int64_t tokens) const {
+    Shape shape = problem_.shape;
+    shape.tokens = tokens;
+    return choose_stream_config(shape, device_->facts().multiprocessors);
+  }
+
+  void route(Context& context, const TensorView& x, const StreamExperts& experts,
+             const StreamConfig& config) {
+    const Shape& shape = problem_.shape;
+    stream_router(x.data, weights_.router.data, x.dim(0), shape.hidden, shape.experts, shape.top_k,
+                  config.lists(), experts.routing, stream());
+    context.record("stream_router", static_cast<std::uint64_t>(x.dim(0) * shape.top_k) * 12, [&] {
+      return fmt::format("{} tokens, top {} of {}", x.dim(0), shape.top_k, shape.experts);
+    });
+  }
+
+  void gate_up(Context& context, const TensorView& x, const StreamExperts& experts,
+               const StreamConfig& config) {
+    stream_gate_up(experts, x.data, config, stream());
+    const std::int64_t rows = experts.tokens * experts.top_k;
+    context.record("stream_gate_up", element_bytes(rows * experts.act_stride), [&] {
+      return fmt::format("{} rows n={} k={}", rows, 2 * experts.intermediate, experts.hidden);
+    });
+  }
+
+  void down(Context& context, const TensorView& y, const StreamExperts& experts,
+            const StreamConfig& config, const Buffers& b) {
+    const std::int64_t rows = experts.tokens * experts.top_k;
+    const auto detail = [&] {
+      return fmt::format("{} rows n={} k={}", rows, experts.hidden, experts.intermediate);
+    };
+    if (config.one_token) {
+      stream_down_combine(experts, y.data, config, stream());
+      context.record("stream_down_combine", y.bytes(), detail);
+      return;
+    }
+    stream_down(experts, b.rows, config, stream());
+    context.record("stream_down", element_bytes(rows * experts.hidden), detail);
+    unpermute_rows(problem_.dtype, b.rows, nullptr, b.routing.topk_weights, experts.tokens,
+                   experts.top_k, experts.hidden, y.data, stream());
+    context.record("combine", y.bytes(), [&] {
+      return fmt::format("{} tokens, weighted sum of {} rows", experts.tokens, experts.top_k);
+    });
+  }
+
+  DeviceBuffer arrivals_;
+};
+
+}  // namespace
+
+std::unique_ptr<Level> make_level09_streaming() {
+  return std::make_unique<Streaming>();
+}
+
+}  // namespace moe::cuda

@@ -81,8 +81,7 @@ void poison(const TensorView& y);
 
 struct VerifyOptions {
   std::uint64_t seed = 0;
-  std::string skew =
-      "uniform";  ///< "uniform", "zipf:S" or "one-expert"; must be that of the weights
+  std::string skew = "uniform";  ///< as BenchOptions::skew; must be that of the weights
 };
 
 /// One forward that verify() checked.

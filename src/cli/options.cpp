@@ -77,7 +77,8 @@ Workload resolve(const WorkloadOptions& options) {
   const bool on_cuda = layer.backend == Backend::kCuda;
   layer.problem.dtype =
       options.dtype.empty() ? (on_cuda ? DType::kBF16 : DType::kF32) : parse_dtype(options.dtype);
-  workload.skew = Skew::parse(options.skew).describe();
+  const Skew skew = Skew::parse(options.skew);
+  workload.skew = skew.describe();
   if (options.data != "normal") {
     MOE_CHECK(options.preset.empty() && options.thiek.empty(),
               "--data {} and {} {} both give the shape; use one", options.data,
@@ -103,6 +104,7 @@ Workload resolve(const WorkloadOptions& options) {
   for (const std::int64_t tokens : workload.tokens) {
     layer.problem.shape.tokens = tokens;
     validate(layer.problem.shape);
+    skew.check(layer.problem.shape);
   }
   layer.problem.shape.tokens = workload.tokens.front();
   layer.threads = static_cast<int>(parse_integer("--threads", options.threads, 0, kMostThreads));

@@ -2,28 +2,46 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <string_view>
 #include <vector>
 
+#include "core/route_trace.h"
 #include "moe/layer.h"
 
 namespace moe {
 
-/// How evenly tokens spread over experts. The skew lives in the data: for all but kUniform, feature
-/// 0 of every token is 1 and the router's column 0 carries a bias per expert; the layer itself is
-/// unchanged.
+/// How evenly tokens spread over experts. The skew lives in the data; the layer itself is unchanged.
+/// For a bias per expert (all kinds but kUniform and kTrace), feature 0 of every token is 1 and the
+/// router's column 0 carries the bias. For a trace, feature e of a token is its logit for expert e over
+/// 32, and the router is 32 times the identity: the layer then chooses the recorded experts, with the
+/// recorded weights (renormalised) up to the rounding of x.
 struct Skew {
-  enum class Kind { kUniform, kZipf, kOneExpert };
+  enum class Kind { kUniform, kZipf, kHot, kDirichlet, kOneExpert, kTrace };
   Kind kind = Kind::kUniform;
   /// kZipf: expert of rank r is drawn with probability ~ r^-exponent (ranks are a seeded
-  /// permutation).
+  /// permutation). kDirichlet: probabilities are one draw from the symmetric Dirichlet distribution
+  /// with this concentration; small is uneven.
   double exponent = 0.0;
-  /// "uniform" | "zipf:S" with S > 0 | "one-expert" (one expert is chosen by every token, the other
-  /// K-1 choices stay uniform). Throws kInvalidArgument.
+  /// kHot: this many experts together get the share `hot_share` of all T*K routed rows.
+  std::int64_t hot_experts = 0;
+  double hot_share = 0.0;
+  /// kTrace: input v takes the recorded tokens from v*T on, from the first again after the last.
+  std::string trace_path{};
+  std::shared_ptr<const RouteTrace> trace{};
+  /// "uniform" | "zipf:S", 0 < S <= 10 | "hot:N,P", N experts, 0 < P <= 1 | "dirichlet:A",
+  /// 0 < A <= 1000 | "one-expert" (one expert is chosen by every token, the other K-1 choices stay
+  /// uniform) | "trace:FILE", which is read. Throws kInvalidArgument, and kIo for FILE.
   static Skew parse(std::string_view text);
   [[nodiscard]] std::string describe() const;
+  /// Throws kInvalidArgument when routing of this shape cannot be skewed like that.
+  void check(const Shape& shape) const;
 };
+
+/// Routes of shape.tokens tokens as the router would choose in data of this seed and skew, drawn from
+/// the distribution of its logits without making weights and inputs. Not for kTrace.
+[[nodiscard]] RouteTrace draw_routes(const Shape& shape, std::uint64_t seed, const Skew& skew);
 
 /// Weights in the stored layout of moe::Weights, owned.
 struct OwnedWeights {

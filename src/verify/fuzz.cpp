@@ -67,8 +67,10 @@ Skew pick_skew(Dice& dice) {
   switch (dice.below(4)) {
     case 0:
       return Skew::parse("one-expert");
-    case 1:
-      return Skew::parse(dice.one_in(2) ? "zipf:1" : "zipf:2.5");
+    case 1: {
+      constexpr std::array<const char*, 3> kUneven = {"zipf:1", "zipf:2.5", "dirichlet:0.3"};
+      return Skew::parse(dice.pick(kUneven));
+    }
     default:
       return {};
   }

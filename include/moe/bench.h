@@ -133,6 +133,7 @@ struct BenchOptions {
   std::vector<Launch> launches = {Launch::kAuto};
   /// Whether each level's kernels are recorded too, in forwards that are not timed.
   bool profile_kernels = false;
+  /// "uniform", "zipf:S", "hot:N,P", "dirichlet:A", "one-expert" or "trace:FILE"; docs/routing.md.
   std::string skew = "uniform";
   std::uint64_t seed = 0;
   /// The layer's weights, in host memory that outlives the run; absent = seeded ones of the skew. With
@@ -195,7 +196,8 @@ struct BenchRow {
   std::optional<std::uint64_t> peak_bytes;
   std::uint64_t bytes_needed = 0;  ///< predicted: workspace, transient and prepared together
   std::int64_t active_experts = 0;
-  double max_over_mean = 0;  ///< rows of the busiest expert over the mean of all
+  double max_over_mean = 0;               ///< rows of the busiest expert over the mean of all
+  std::vector<std::int64_t> expert_load;  ///< rows per expert, of all inputs together
   double prepare_ms = 0;
   int threads = 0;
   std::string isa;

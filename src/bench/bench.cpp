@@ -8,6 +8,7 @@
 #include <chrono>
 #include <cmath>
 #include <fstream>
+#include <functional>
 #include <mutex>
 #include <numeric>
 #include <tuple>
@@ -162,6 +163,7 @@ BenchRun::BenchRun(BenchOptions options) : state_(std::make_unique<State>()) {
     Shape shape = options.layer.problem.shape;
     shape.tokens = tokens;
     validate(shape);
+    state_->skew.check(shape);
   }
   state_->instrument = make_instrument(options.layer);
   const bool usable = state_->instrument->device().unavailable().empty();
@@ -358,12 +360,15 @@ void BenchRun::State::run_point(Point& point) {
   {
     const std::lock_guard lock(mutex);
     double active = 0;
+    point.expert_load.assign(static_cast<std::size_t>(point.problem.shape.experts), 0);
     for (int i = 0; i < BenchInputs::kInputs; ++i) {
       const std::vector<std::int64_t>& loads = inputs.oracle(i).tokens_per_expert();
       const auto mean = static_cast<double>(point.problem.shape.routed_rows()) /
                         static_cast<double>(point.problem.shape.experts);
       const auto most = static_cast<double>(*std::max_element(loads.begin(), loads.end()));
       point.max_over_mean += most / mean / BenchInputs::kInputs;
+      std::transform(loads.begin(), loads.end(), point.expert_load.begin(),
+                     point.expert_load.begin(), std::plus<>());
       active += static_cast<double>(inputs.oracle(i).active_experts()) / BenchInputs::kInputs;
     }
     point.active_experts = std::llround(active);

@@ -131,6 +131,7 @@ void append_rows(const Point& point, const Ceilings& ceilings, BenchResult& resu
       BenchRow row = state.row;
       row.active_experts = point.active_experts;
       row.max_over_mean = point.max_over_mean;
+      row.expert_load = point.expert_load;
       derive(row, state, point.twin_us[static_cast<std::size_t>(row.cache)], ceilings);
       if (row.status == RowStatus::kOk) {
         if (const RowState* first = first_row(measured, state)) {

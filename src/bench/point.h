@@ -42,6 +42,7 @@ struct Point {
   SameSeries same;
   std::int64_t active_experts = 0;
   double max_over_mean = 0;
+  std::vector<std::int64_t> expert_load;
 };
 
 /// Appends the decided rows of a problem, with what follows from their samples, from each other and

@@ -24,6 +24,9 @@ struct Command {
 [[nodiscard]] Command add_presets_list(CLI::App& presets);
 [[nodiscard]] Command add_presets_show(CLI::App& presets);
 [[nodiscard]] Command add_inspect(CLI::App& app);
+[[nodiscard]] Command add_route_gen(CLI::App& route);
+[[nodiscard]] Command add_route_stats(CLI::App& route);
+[[nodiscard]] Command add_route_convert(CLI::App& route);
 [[nodiscard]] Command add_explain(CLI::App& app);
 [[nodiscard]] Command add_roofline(CLI::App& app);
 [[nodiscard]] Command add_doctor(CLI::App& app);

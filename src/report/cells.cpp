@@ -3,6 +3,8 @@
 #include <fmt/core.h>
 
 #include <algorithm>
+#include <functional>
+#include <numeric>
 #include <set>
 #include <tuple>
 
@@ -79,6 +81,31 @@ Cache cache_of(const BenchRow& row) {
 }
 Launch launch_of(const BenchRow& row) {
   return row.launch;
+}
+
+/// Shares of the experts' rows, from the busiest down: all of few experts, landmarks of many.
+std::string load_text(const std::vector<ReportRow>& rows) {
+  const auto routed = std::find_if(rows.begin(), rows.end(), [](const ReportRow& row) {
+    return !row.bench.expert_load.empty();
+  });
+  if (routed == rows.end()) return {};
+  constexpr std::size_t kAllOf = 16;
+  std::vector<std::int64_t> load = routed->bench.expert_load;
+  std::sort(load.begin(), load.end(), std::greater<>());
+  const auto total =
+      static_cast<double>(std::accumulate(load.begin(), load.end(), std::int64_t{0}));
+  const auto share = [&](std::size_t first) {
+    return percent(static_cast<double>(load[first]) / total);
+  };
+  std::string text;
+  if (load.size() <= kAllOf) {
+    for (std::size_t i = 0; i < load.size(); ++i) text += (i == 0 ? "" : ", ") + share(i);
+    return text + " of the rows, expert by expert from the busiest";
+  }
+  return fmt::format(
+      "busiest expert {} of the rows, {} the 2nd, {} the {}th, {} the median one, {} the least",
+      share(0), share(1), share(load.size() / 10), load.size() / 10 + 1, share(load.size() / 2),
+      share(load.size() - 1));
 }
 
 void add_twin(std::vector<Footer>& list, const std::vector<ReportRow>& rows) {
@@ -209,6 +236,7 @@ std::vector<Footer> footers(const Report& report, const std::vector<ReportRow>& 
                                         row.bench.problem.shape.experts, row.bench.max_over_mean)});
     break;
   }
+  if (const std::string load = load_text(rows); !load.empty()) list.push_back({"load", load});
   if (report.device) {
     const std::string conditions = conditions_text(rows);
     if (!conditions.empty()) list.push_back({"measured", "with " + conditions});

@@ -66,6 +66,17 @@ std::string status_words(const ResultRow& row) {
   return words;
 }
 
+/// The same skew and seed may still be other data: a trace that changed under its name, a generator that
+/// did.
+void refuse_other_data(const ResultFile& first, const ResultRow& row, const ResultFile& second,
+                       const ResultRow& other) {
+  MOE_CHECK(
+      row.expert_load.empty() || other.expert_load.empty() || row.expert_load == other.expert_load,
+      "{} and {}: {} was routed differently, although skew {} and seed {} agree; results of "
+      "different data are not compared",
+      first.path, second.path, short_label(row), row.key.skew, row.key.seed);
+}
+
 /// Why a measured row of one file has no partner in the other.
 std::string reason_alone(const ResultRow& row, const ResultFile& other) {
   for (const ResultRow& candidate : other.rows) {
@@ -116,6 +127,7 @@ CompareReport compare(const ResultFile& first, const ResultFile& second,
     }
     const ResultRow* partner = measured(row) ? partner_of(row, second) : nullptr;
     if (partner == nullptr) continue;
+    refuse_other_data(first, row, second, *partner);
     report.rows.push_back({row, *partner, judge(row.times, partner->times, limits), ""});
   }
   report.only_first = unpaired(first, second);

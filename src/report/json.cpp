@@ -154,6 +154,7 @@ Json row_json(const Report& report, const ReportRow& row) {
           {"seed", report.seed},
           {"active_experts", bench.active_experts > 0 ? Json(bench.active_experts) : Json(nullptr)},
           {"max_over_mean", measured(bench.max_over_mean > 0, bench.max_over_mean)},
+          {"expert_load", bench.expert_load},
           {"verified", bench.verified},
           {"error", measured(compared, bench.error)},
           {"tolerance_used", measured(compared, bench.tolerance_used)},

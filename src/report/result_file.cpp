@@ -114,6 +114,7 @@ ResultRow row_of(const Json& document, const Json& source, const std::string& wh
   row.verified = source.at("verified").get<bool>();
   row.samples = source.at("samples").get<int>();
   MOE_CHECK(row.samples >= 0, "{}: samples={} must not be negative", where, row.samples);
+  row.expert_load = value_or<std::vector<std::int64_t>>(source, "expert_load", {});
   if (row.samples == 0) return row;
   row.times = times_of(source, row.samples, where);
   row.times.noise = noise_of(document.at("run"), row.key);

@@ -34,6 +34,7 @@ struct ResultRow {
   bool verified = false;
   int samples = 0;  ///< 0: no times
   RowTimes times;
+  std::vector<std::int64_t> expert_load;  ///< rows per expert; empty in older files
 };
 
 /// What a time depends on beside the program.

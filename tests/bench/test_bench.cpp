@@ -1,6 +1,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <numeric>
 #include <thread>
 
 #include "bench/probes.h"
@@ -44,6 +45,9 @@ TEST(Bench, MeasuresLevelsSideBySide) {
     EXPECT_GE(row.active_experts, 2);
     EXPECT_LE(row.active_experts, 4);
     EXPECT_GE(row.max_over_mean, 1);
+    EXPECT_EQ(row.expert_load.size(), 4U);
+    EXPECT_EQ(std::accumulate(row.expert_load.begin(), row.expert_load.end(), std::int64_t{0}),
+              3 * row.problem.shape.routed_rows());
   }
   EXPECT_FALSE(result.rows[0].gain_vs_previous.has_value());
   EXPECT_NEAR(*result.rows[2].gain_vs_previous, result.rows[1].median_us / result.rows[2].median_us,

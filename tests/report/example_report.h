@@ -33,6 +33,7 @@ inline BenchRow example_row(int number, const std::string& name, double median_u
   row.bytes_needed = 3 << 20;
   row.active_experts = 8;
   row.max_over_mean = 1.2;
+  row.expert_load = {230, 210, 200, 190, 180, 180, 176, 170};
   row.launch = Launch::kEager;
   row.threads = 2;
   row.isa = "avx512f";

@@ -203,6 +203,14 @@ TEST(Compare, RefusesWhatCannotBeCompared) {
             "b.json: rows 1 and 8 are both naive at T=256 H=1024 I=2048 E=8 K=2 under the same "
             "conditions");
   other = example();
+  other["rows"][3]["expert_load"][0] = 231;
+  EXPECT_EQ(
+      refusal(example(), other),
+      "a.json and b.json: memefficient at T=256 H=1024 I=2048 E=8 K=2 was routed differently, "
+      "although skew uniform and seed 0 agree; results of different data are not compared");
+  other["rows"][3].erase("expert_load");
+  EXPECT_EQ(refusal(example(), other), "");
+  other = example();
   for (Json& row : other["rows"]) row["tokens"] = 512;
   EXPECT_EQ(
       refusal(example(), other),

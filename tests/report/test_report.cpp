@@ -84,6 +84,25 @@ TEST(Table, ShowsTheKernelsOfALevel) {
             std::string::npos);
 }
 
+TEST(Table, ShowsTheLoadOfTheExperts) {  // in lines of at most 110 columns
+  report::Report report = test::example_report();
+  const auto load_line = [&] {
+    return line_with(lines_of(render(report, Format::kTable, false)), "load");
+  };
+  EXPECT_EQ(
+      load_line(),
+      "load      15 %, 14 %, 13 %, 12 %, 12 %, 12 %, 11 %, 11 % of the rows, expert by expert "
+      "from the busiest");
+  std::vector<std::int64_t>& load = report.rows[0].bench.expert_load;
+  load.assign(100, 5);
+  load[70] = 505;
+  EXPECT_EQ(load_line(),
+            "load      busiest expert 50 % of the rows, 0.5 % the 2nd, 0.5 % the 11th, 0.5 % the "
+            "median one, 0.5 % the");
+  for (report::ReportRow& row : report.rows) row.bench.expert_load.clear();
+  EXPECT_EQ(render(report, Format::kTable, false).find("\nload "), std::string::npos);
+}
+
 TEST(Table, ColumnsAreAligned) {
   const auto lines = lines_of(render(test::example_report(), Format::kTable, false));
   const std::string& head = line_with(lines, "level");

@@ -81,20 +81,11 @@ std::vector<Command> add_commands(CLI::App& app) {
   presets->require_subcommand(1);
   CLI::App* route = app.add_subcommand("route", "Recorded routes");
   route->require_subcommand(1);
-  return {add_bench_run(*bench),
-          add_bench_list(*bench),
-          add_bench_compare(*bench),
-          add_bench_history(*bench),
-          add_verify(app),
-          add_presets_list(*presets),
-          add_presets_show(*presets),
-          add_route_gen(*route),
-          add_route_stats(*route),
-          add_route_convert(*route),
-          add_inspect(app),
-          add_explain(app),
-          add_roofline(app),
-          add_doctor(app)};
+  return {add_bench_run(*bench),      add_bench_list(*bench), add_bench_compare(*bench),
+          add_bench_history(*bench),  add_verify(app),        add_presets_list(*presets),
+          add_presets_show(*presets), add_route_gen(*route),  add_route_stats(*route),
+          add_route_convert(*route),  add_inspect(app),       add_report(app),
+          add_explain(app),           add_roofline(app),      add_doctor(app)};
 }
 
 }  // namespace

@@ -317,8 +317,8 @@ TEST(Help, IsASectionOfThePageAndNamesItsOptions) {
   const std::string page(cli::embedded_file("docs/cli.md"));
   for (const char* command :
        {"", "bench", "bench run", "bench list-targets", "bench compare", "bench history", "verify",
-        "presets", "presets list", "presets show", "inspect", "explain", "roofline", "doctor", "route",
-        "route gen", "route stats", "route convert"}) {
+        "presets", "presets list", "presets show", "inspect", "report", "explain", "roofline",
+        "doctor", "route", "route gen", "route stats", "route convert"}) {
     const std::string name = *command == '\0' ? "moe" : std::string("moe ") + command;
     const Said said = run_moe(std::string(command) + " --help");
     EXPECT_EQ(said.code, 0) << name;

@@ -110,7 +110,7 @@ std::size_t size_of_type(std::string_view type) {
 Npy parse_npy(const std::string& bytes, const std::string& name) {
   constexpr std::string_view kMagic = "\x93NUMPY";
   MOE_CHECK(bytes.size() >= 12 && bytes.starts_with(kMagic), "{} is no .npy file", name);
-  const int version = bytes[6];
+  const int version = static_cast<unsigned char>(bytes[6]);
   MOE_CHECK(version == 1 || version == 2, "{}: .npy version {} is not 1 or 2", name, version);
   const std::size_t prefix = version == 1 ? 10 : 12;
   std::size_t length = 0;

@@ -36,7 +36,7 @@ circle,rect{fill:var(--c)}.cross{fill:none;stroke:var(--c);stroke-width:1.8}.tra
 .area{fill:#3b82c4;fill-opacity:.45;stroke:#3b82c4;stroke-width:1}
 .legend{display:flex;flex-wrap:wrap;gap:2px 12px;font-size:.8rem;color:var(--muted)}
 .legend i{display:inline-block;width:10px;height:10px;border-radius:5px;background:var(--c);margin-right:4px}
-.c0{--c:#8a8f98}.c1{--c:#c2544d}.c2{--c:#d98324}.c3{--c:#b59a1d}.c4{--c:#5b9a3c}.c5{--c:#2f9d8f}.c6{--c:#3b82c4}.c7{--c:#7b62c9}.c8{--c:#c2519b}
+.c0{--c:#8a8f98}.c1{--c:#c2544d}.c2{--c:#d98324}.c3{--c:#b59a1d}.c4{--c:#5b9a3c}.c5{--c:#2f9d8f}.c6{--c:#3b82c4}.c7{--c:#7b62c9}.c8{--c:#c2519b}.c9{--c:#a6673f}
 details{border-top:1px solid var(--line)}summary{cursor:pointer;padding:5px 0}
 .rows summary{display:grid;grid-template-columns:minmax(0,2.2fr) minmax(0,1fr) minmax(0,1fr) minmax(0,1fr);gap:8px;font-size:.87rem}
 .rows span{overflow-wrap:anywhere}.rows span+span{text-align:right}.rows .head{font-size:.8rem;color:var(--muted);cursor:default}

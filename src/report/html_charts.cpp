@@ -83,7 +83,7 @@ std::string ChartRow::text(const char* name) const {
 }
 
 std::string ChartRow::color() const {
-  constexpr int kColors = 9;
+  constexpr int kColors = 10;
   return fmt::format("c{}", row->level_number % kColors);
 }
 

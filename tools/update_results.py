@@ -174,6 +174,23 @@ def launches(path):
     return f"[{path}](/{path})\n\n" + table(["tokens", "level", "eager", "graph", "gain"], lines)
 
 
+def decode(path):
+    """Few tokens: medians, and what share of the floor (bytes of active weights over the read rate) they are."""
+    result = load(path)
+    names = list(dict.fromkeys(row["name"] for row in result["rows"]))
+    lines = []
+    for tokens in sorted({row["tokens"] for row in result["rows"]}):
+        rows = {row["name"]: row for row in result["rows"] if row["tokens"] == tokens}
+        first = next(iter(rows.values()))
+        cells = [f"{time_text(rows[name]['median_us'])} ({percent(rows[name]['floor_fraction'])})"
+                 if name in rows and rows[name]["status"] == "ok" else "–" for name in names]
+        lines.append([tokens, first["active_experts"], time_text(1e3 * first["floor_ms"])] + cells)
+    first = result["rows"][0]
+    title = f"H={first['hidden']} I={first['intermediate']} E={first['experts']} K={first['top_k']} {first['dtype']}"
+    return (f"{title}{conditions(result['rows'])} ([{path}](/{path}))\n\n" +
+            table(["tokens", "active experts", "floor"] + [f"`{name}` (of the floor)" for name in names], lines))
+
+
 def repeated(path, again):
     """Two runs of the same rows, one after the other."""
     second = {(row["tokens"], row["name"], row["launch"]): row for row in load(again)["rows"] if row["status"] == "ok"}
@@ -294,7 +311,7 @@ def machine(path):
     return table(["what", "value"], [[key, about[key]] for key in about if not isinstance(about[key], (dict, list))])
 
 
-VIEWS = {"journey": journey, "twins": twins, "scale": scale, "launches": launches, "repeated": repeated, "gains": gains, "kernels": kernels, "level": level, "myths": myths, "machine": machine}
+VIEWS = {"journey": journey, "twins": twins, "scale": scale, "launches": launches, "repeated": repeated, "decode": decode, "gains": gains, "kernels": kernels, "level": level, "myths": myths, "machine": machine}
 
 
 def missing(arguments):

@@ -31,7 +31,7 @@ namespace moe::cuda {
 namespace {
 
 /// Rows an expert up to which this level is faster than level 08 (docs/levels/level09_streaming.md).
-constexpr double kMostRowsPerExpert = 4;
+constexpr double kMostRowsPerExpert = 2;
 
 /// Rows of act are multiples of 16 bytes.
 std::int64_t act_stride(const Shape& shape) {

@@ -54,6 +54,8 @@ json parse_json(const std::string& file, std::string_view text) {
   } catch (const json::parse_error& error) {
     fail(ErrorCode::kIo, "{} is not JSON: the error is at byte {} of {}", file,
          std::min(error.byte, text.size()), text.size());
+  } catch (const json::out_of_range&) {
+    fail(ErrorCode::kIo, "{} has a number beyond what a double holds", file);
   }
 }
 

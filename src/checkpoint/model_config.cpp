@@ -101,9 +101,13 @@ ModelConfig read_config(const Checkpoint& checkpoint) {
          "per token",
          checkpoint.path());
   }
-  const json document = parse_json("config.json", *checkpoint.config());
+  return parse_config(checkpoint.path(), *checkpoint.config());
+}
+
+ModelConfig parse_config(const std::string& path, const std::string& text_of_file) {
+  const json document = parse_json("config.json", text_of_file);
   if (!document.is_object()) {
-    fail(ErrorCode::kIo, "config.json of {} is not an object", checkpoint.path());
+    fail(ErrorCode::kIo, "config.json of {} is not an object", path);
   }
   // Models that also see have the text model's part in a member.
   const auto nested = document.find("text_config");

@@ -23,6 +23,8 @@ struct ModelConfig {
 
 /// Throws Error(kIo) for a checkpoint without config.json and for one that is damaged.
 [[nodiscard]] ModelConfig read_config(const Checkpoint& checkpoint);
+/// The same for the text of a file; `path` stands for the checkpoint in messages.
+[[nodiscard]] ModelConfig parse_config(const std::string& path, const std::string& text_of_file);
 
 /// The problem that the layer's MoE block is, for any number of tokens: shape.tokens is 1. Throws
 /// Error(kUnsupported) naming everything of the block that is not computed here: another router or

@@ -113,6 +113,7 @@ TEST(Safetensors, DamagedFilesAreRefusedWithTheValues) {
       {raw_file("[]", ""), "f: the header of 2 bytes does not begin with '{'"},
       {raw_file("{\"a\":", ""), "f: the header is not JSON at its byte 6"},
       {raw_file("{} {}", ""), "f: the header is not JSON at its byte 4"},
+      {raw_file("{\"a\":1e999}", ""), "f: the header is not JSON at its byte 10"},
       {raw_file("{\"\xff\":{}}", ""), "f: the header is not JSON at its byte 3"},
       {entry(R"("a":3)"), "f: the header has 3 as the entry of 'a'"},
       {entry(R"("a":[{}])"), "f: the header has an array as the entry of 'a'"},
@@ -208,6 +209,7 @@ TEST(JsonText, RefusesWhatAReaderCouldTakeTwoWays) {
   EXPECT_EQ(message("{\"a\":1"), "i is not JSON: the error is at byte 6 of 6");
   EXPECT_EQ(message(""), "i is not JSON: the error is at byte 0 of 0");
   EXPECT_EQ(message(Bytes(1 << 20, '[')), "i is nested deeper than 16");
+  EXPECT_EQ(message("[1e999]"), "i has a number beyond what a double holds");
   EXPECT_EQ(quote_name(Bytes(200, 'x')), fmt::format("'{}...' (200 bytes)", Bytes(120, 'x')));
 }
 

@@ -10,6 +10,7 @@
 
 #include "checkpoint/json_text.h"
 #include "checkpoint/load.h"
+#include "checkpoint/model_config.h"
 #include "moe/error.h"
 
 namespace moe::test {
@@ -45,7 +46,7 @@ inline void read_checkpoint(std::span<const std::byte> bytes) {
 }
 
 /// The bytes as they are; with the header's length corrected to end at the last brace, so that a
-/// change of the header is not always a wrong length; and as an index.
+/// change of the header is not always a wrong length; as an index; and as a config.json.
 inline void read_as_everything(std::span<const std::byte> bytes) {
   read_checkpoint(bytes);
   const std::string_view text(reinterpret_cast<const char*>(bytes.data()), bytes.size());
@@ -57,6 +58,7 @@ inline void read_as_everything(std::span<const std::byte> bytes) {
     read_checkpoint(corrected);
   }
   refuse_or_finish([&] { static_cast<void>(checkpoint::parse_json("i", text)); });
+  refuse_or_finish([&] { static_cast<void>(checkpoint::parse_config("m", std::string(text))); });
 }
 
 }  // namespace moe::test

@@ -30,7 +30,9 @@ std::optional<LayerName> split_name(std::string_view name, std::string_view pref
   LayerName found;
   const auto parsed = std::from_chars(name.data() + begin, name.data() + name.size(), found.layer);
   const auto end = static_cast<std::size_t>(parsed.ptr - name.data());
-  if (parsed.ec != std::errc() || found.layer < 0 || end >= name.size() || name[end] != '.') {
+  if (parsed.ec != std::errc() || end >= name.size() || name[end] != '.') return std::nullopt;
+  // One way to write a number: "layers.03." is not layer 3, whose names begin otherwise.
+  if (name.substr(begin, end - begin) != std::to_string(found.layer) || found.layer < 0) {
     return std::nullopt;
   }
   found.rest = end + 1;

@@ -381,6 +381,16 @@ TEST(Faults, UnknownTensorsOfTheBlockAreNotPassedOver) {
       "which layout per-expert does not know: it would be computed without it");
 }
 
+TEST(Faults, OtherSpellingsOfANumberAreOtherNames) {
+  FileWriter file = qwen_with("", "", {}, "");
+  file.add_f32("model.layers.03.mlp.more", {1}, {1});
+  file.add_f32("model.layers.-0.mlp.more", {1}, {1});
+  file.add_f32(kLayer + "mlp.experts.01.gate_proj.weight", {3, 4}, test::numbers(12, 1));
+  EXPECT_EQ(complaint(file, DType::kF32, ErrorCode::kUnsupported),
+            "layer 3 has the tensor 'model.layers.3.mlp.experts.01.gate_proj.weight' in its MoE "
+            "block, which layout per-expert does not know: it would be computed without it");
+}
+
 TEST(Faults, LayersWithoutExperts) {
   constexpr ErrorCode kArgument = ErrorCode::kInvalidArgument;
   FileWriter dense;

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Measures what the tables of README.md and docs/ show, on an otherwise idle machine, and writes
-# results/FOLDER/*.json. About 20 minutes on two cores. Then run tools/update_results.py.
+# results/FOLDER/*.json. About 20 minutes on two cores. Then run tools/update_results.py and tools/reports.sh.
 # Usage: tools/measure_cpu.sh FOLDER   (e.g. cpu-zen4-2c)
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Measures what the CUDA tables of README.md and docs/ show, on a GPU that is otherwise idle, and writes JSON
 # files to FOLDER: measure_gpu.sh FOLDER [NAME...]   (no NAME: every bench, the most important ones first)
-# Commit the files as results/DEVICE/*.json, then run tools/update_results.py. Every bench has a time limit;
+# Commit the files as results/DEVICE/*.json, then run tools/update_results.py and tools/reports.sh. Every bench has a time limit;
 # no bench starts when more than MOE_BUDGET seconds (default 420) are over. MOE is the program to run.
 set -uo pipefail
 [ $# -ge 1 ] || { sed -n '2,5p' "$0" >&2; exit 2; }

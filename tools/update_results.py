@@ -192,7 +192,7 @@ def decode(path):
 
 
 def repeated(path, again):
-    """Two runs of the same rows, one after the other."""
+    """Two runs of the same rows in one session."""
     second = {(row["tokens"], row["name"], row["launch"]): row for row in load(again)["rows"] if row["status"] == "ok"}
     lines = []
     for row in load(path)["rows"]:
@@ -202,7 +202,7 @@ def repeated(path, again):
                           number(100 * (other["median_us"] / row["median_us"] - 1), "+.1f", " %"),
                           number(100 * max(r["iqr_us"] / r["median_us"] for r in (row, other)), ".1f", " %")])
     return (f"[{path}](/{path}), [{again}](/{again})\n\n" +
-            table(["tokens", "level", "first run", "second run", "change", "wider IQR of the two"], lines))
+            table(["tokens", "level", "one run", "the other", "change", "wider IQR of the two"], lines))
 
 
 def scale_reason(symbol):

@@ -29,6 +29,7 @@ std::string percent(double relative) {
 /// What stands in the way of a verdict, the most telling first.
 std::string reason_of(const RowTimes& first, const RowTimes& second, const Judgement& judgement,
                       const CompareLimits& limits) {
+  if (!(judgement.ratio > 0)) return "a median is not a number";
   const double machine = machine_change(first, second);
   if (std::max(machine, -machine) > limits.limit) {
     return fmt::format("the machine itself: the same work takes {} by the probes",
@@ -69,7 +70,7 @@ Judgement judge(const RowTimes& first, const RowTimes& second, const CompareLimi
     out.verdict = Verdict::kSlower;
   } else if (slower(second, first, std::max(effect, 1 / (1 + machine) - 1))) {
     out.verdict = Verdict::kFaster;
-  } else if (out.low >= 1 / (1 + limits.limit) && out.high <= 1 + limits.limit &&
+  } else if (out.ratio > 0 && out.low >= 1 / (1 + limits.limit) && out.high <= 1 + limits.limit &&
              std::max(machine, -machine) <= limits.limit) {
     out.verdict = Verdict::kSame;
   } else {

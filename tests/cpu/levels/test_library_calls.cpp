@@ -1,11 +1,13 @@
 // Counts what a forward of the library levels asks of oneDNN and of the allocator, by defining those
 // functions in the test executable and passing every call on. Allocations inside a library call are
-// counted apart from ours.
+// counted apart from ours, on whichever thread: the library's parallel loops run on OpenMP's threads,
+// and nothing of ours runs while it works.
 #include <gtest/gtest.h>
 
 #include <atomic>
 #include <string>
 
+#include "core/isa.h"
 #include "library_level_checks.h"
 
 // Sanitizers replace the allocator themselves.
@@ -25,11 +27,11 @@ std::atomic<std::int64_t> library_allocations{0};
 std::atomic<std::int64_t> library_bytes{0};
 std::atomic<std::int64_t> executions{0};
 std::atomic<std::int64_t> creations{0};
-thread_local int library_depth = 0;
+std::atomic<int> library_depth{0};
 
 void count_allocation(std::size_t bytes) {
   if (!counting.load(std::memory_order_relaxed)) return;
-  if (library_depth > 0) {
+  if (library_depth.load(std::memory_order_relaxed) > 0) {
     library_allocations.fetch_add(1, std::memory_order_relaxed);
     library_bytes.fetch_add(static_cast<std::int64_t>(bytes), std::memory_order_relaxed);
   } else {
@@ -42,7 +44,7 @@ Function next(const char* name) {
   return reinterpret_cast<Function>(dlsym(RTLD_NEXT, name));
 }
 
-/// A library call in progress on this thread.
+/// A library call in progress.
 struct InLibrary {
   explicit InLibrary(std::atomic<std::int64_t>& counter) {
     ++library_depth;
@@ -196,7 +198,10 @@ TEST_P(LibraryCalls, GraphsReplaysWithoutCreatingOrAllocating) {
       // oneDNN 2.6 builds a map of the arguments and an execution context in every call: a few
       // small blocks, named in docs/levels/level05_graphs.md.
       EXPECT_LE(counts.library, 16 * counts.executions);
-      EXPECT_LE(counts.bytes, 2048 * counts.executions);
+      // Without AVX-512 its product is a gemm that packs its operands into a buffer of its own in
+      // every call.
+      const std::int64_t packing = best_isa() < Isa::kAvx512f ? 32 << 10 : 0;
+      EXPECT_LE(counts.bytes, (2048 + packing) * counts.executions);
     }
   }
 }

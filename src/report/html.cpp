@@ -3,6 +3,7 @@
 #include <fmt/core.h>
 
 #include <algorithm>
+#include <regex>
 #include <set>
 
 #include "core/check.h"
@@ -64,6 +65,12 @@ class Facts {
 std::string text_at(const Json& object, const char* name) {
   const auto found = object.find(name);
   return found == object.end() || !found->is_string() ? std::string() : found->get<std::string>();
+}
+
+/// Files by their names alone: a page is read by others than those whose folders a plan names.
+std::string without_folders(const std::string& text) {
+  static const std::regex folders("(^|\\s)/(?:[^\\s/]+/)+");
+  return std::regex_replace(text, folders, "$1");
 }
 
 std::string percent(double fraction) {
@@ -172,7 +179,7 @@ std::string row_html(const ChartRow& row, const std::vector<ChartRow>& all) {
     if (const auto peak = row.number("peak_bytes")) {
       facts.add("memory", format_bytes(static_cast<std::uint64_t>(*peak)) + " beside the weights");
     }
-    facts.add("plan", row.text("plan"));
+    facts.add("plan", without_folders(row.text("plan")));
   }
   facts.add("notes", row.text("notes"));
   facts.add_code("repro", row.text("repro"));

@@ -162,5 +162,16 @@ TEST(Html, RefusesFilesWithoutRows) {
             std::string::npos);
 }
 
+TEST(Html, NamesNoFolders) {
+  report::Report report = test::example_gpu_report();
+  ASSERT_FALSE(report.rows.empty());
+  for (report::ReportRow& row : report.rows) {
+    row.bench.plan = "tiles of 16/32; cache /home/somebody/.cache/moe/choices.json, read";
+  }
+  const std::string html = render_html({file_of(report)});
+  EXPECT_EQ(html.find("somebody"), std::string::npos);
+  EXPECT_NE(html.find("tiles of 16/32; cache choices.json, read"), std::string::npos);
+}
+
 }  // namespace
 }  // namespace moe

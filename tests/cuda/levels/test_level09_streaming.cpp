@@ -2,44 +2,23 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
-#include <list>
 
 #include "core/scalar.h"
-#include "core/workload.h"
-#include "cuda/device_test.h"
 #include "cuda/graph.h"
+#include "cuda/levels/level_test.h"
 #include "moe/error.h"
 #include "moe/verify.h"
 
 namespace moe::cuda {
 namespace {
 
-class CudaStreaming : public CudaTest {
+class CudaStreaming : public CudaLevelTest {
  protected:
-  TensorView place(const TensorView& host) {
-    buffers_.emplace_back(host.bytes());
-    TensorView view = host;
-    view.data = buffers_.back().data();
-    device().copy_from_host(view.data, host.data, host.bytes());
-    return view;
-  }
-  Weights place(const OwnedWeights& host) {
-    return {place(host.router.view()), place(host.gate.view()), place(host.up.view()),
-            place(host.down.view())};
-  }
-  Tensor download(const TensorView& y) {
-    Tensor got(y.dtype, {y.dim(0), y.dim(1)});
-    device().copy_to_host(got.view().data, y.data, y.bytes());
-    return got;
-  }
   static Layer create(const Problem& problem, const Weights& weights, void* stream = nullptr,
                       const char* level = "streaming") {
     return Layer::create(
         {.level = level, .backend = Backend::kCuda, .problem = problem, .stream = stream}, weights);
   }
-
- private:
-  std::list<DeviceBuffer> buffers_;
 };
 
 bool same_bits(const Tensor& a, const Tensor& b) {

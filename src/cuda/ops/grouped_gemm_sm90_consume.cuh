@@ -1,0 +1,245 @@
+// The consumers of grouped_gemm_sm90_kernel.cuh: products of a tile, SwiGLU, stores.
+#pragma once
+
+#include <cuda_bf16.h>
+
+#include <cstdint>
+#include <type_traits>
+
+#include "cuda/device/bulk_copy.cuh"
+#include "cuda/device/cluster.cuh"
+#include "cuda/device/mbarrier.cuh"
+#include "cuda/device/named_barrier.cuh"
+#include "cuda/device/shared_address.cuh"
+#include "cuda/device/stmatrix.cuh"
+#include "cuda/device/swiglu.cuh"
+#include "cuda/device/wgmma.cuh"
+#include "cuda/device/wgmma_bf16.cuh"
+#include "cuda/ops/grouped_gemm_sm90_parts.cuh"
+#include "cuda/ops/tile_order.h"
+
+namespace moe::cuda {
+
+/// Two fp32 to bf16, the first in the lower half.
+__device__ __forceinline__ std::uint32_t pack_bf16(float low, float high) {
+  std::uint32_t packed;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(packed) : "f"(high), "f"(low));
+  return packed;
+}
+
+/// A consumer's place in its own cycle.
+template <class Config>
+struct Consumer {
+  int index;                 // 0, 1: which of the two warpgroups
+  int thread;                // 0 .. 127
+  std::uint32_t weights_at;  // of its feature block in a stage
+  std::uint32_t staging;
+  int chunk = 0;  // to be written next
+  RingPosition<Config::kStages> at;
+
+  static constexpr int kStoreBarrier = 1;  // + index: the 128 threads of one consumer
+  static constexpr int kTurnBarrier = 3;   // + index: whose turn it is to multiply
+};
+
+/// Rows of the output tile that TMA may not write, because they belong to the next expert: the last
+/// kRowUnit rows of a tile, thread by thread, of which `valid` exist.
+template <class Config>
+__device__ __forceinline__ void store_partial(std::uint32_t box, int thread, int valid, int row,
+                                              int column, const GemmArguments& p) {
+  const int box_row = thread / 8;
+  const int piece = thread % 8;  // 16 bytes
+  if (box_row >= valid || column + piece * 8 >= p.out_columns) return;
+  const int4 value = load_shared(box + box_row * 128 + ((piece ^ (box_row & 7)) << 4));
+  *reinterpret_cast<int4*>(p.out + static_cast<std::int64_t>(row + box_row) * p.out_columns +
+                           column + piece * 8) = value;
+}
+
+/// 32 rows x 64 columns from registers to the chunk. Sums of features f and f + 8 of a band of 16 are
+/// in the same thread (wgmma_bf16.cuh); the transposing store makes tokens the rows.
+template <class Config, int kRows>
+__device__ __forceinline__ void fill_chunk(const float (&sums)[2][kRows / 2], int half, int first,
+                                           std::uint32_t to, int thread) {
+  const int lane = thread % 32;
+  const int warp = thread / 32;
+  if constexpr (Config::kEpilogue == GemmEpilogue::kSwiGLU) {
+    // Both halves of the features at once; 8 columns a warp and half.
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      std::uint32_t packed[4] = {0, 0, 0, 0};
+#pragma unroll
+      for (int q = 0; q < 4; ++q) {
+        const int i = (first + q * 8) / 2;
+        if (first + q * 8 < kRows) {
+          packed[q] = pack_bf16(silu<__nv_bfloat16>(sums[h][i]) * sums[h][i + 2],
+                                silu<__nv_bfloat16>(sums[h][i + 1]) * sums[h][i + 3]);
+        }
+      }
+      stmatrix_x4_transposed(to + lane * 128 + (((h * 4 + warp) ^ (lane & 7)) << 4), packed[0],
+                             packed[1], packed[2], packed[3]);
+    }
+  } else {
+    const std::uint32_t address = to + ((lane >> 4) * 8 + (lane & 7)) * 128 +
+                                  (((warp * 2 + ((lane >> 3) & 1)) ^ (lane & 7)) << 4);
+#pragma unroll
+    for (int q = 0; q < Config::kChunkRows / 16; ++q) {
+      const int i = (first + q * 16) / 2;
+      if (first + q * 16 < kRows) {
+        stmatrix_x4_transposed(address + q * 2048, pack_bf16(sums[half][i], sums[half][i + 1]),
+                               pack_bf16(sums[half][i + 2], sums[half][i + 3]),
+                               pack_bf16(sums[half][i + 4], sums[half][i + 5]),
+                               pack_bf16(sums[half][i + 6], sums[half][i + 7]));
+      }
+    }
+  }
+}
+
+template <class Config, int kRows>
+__device__ __forceinline__ void store_tile(const float (&sums)[2][kRows / 2], const Work& work,
+                                           Consumer<Config>& me, const CUtensorMap& out_map,
+                                           const GemmArguments& p) {
+  constexpr int kHalves = Config::kEpilogue == GemmEpilogue::kSwiGLU ? 1 : 2;
+  const int feature_block = work.feature_block() + (Config::kCooperative ? me.index : 0);
+  const int valid = feature_block < p.feature_blocks ? work.valid() : 0;
+#pragma unroll
+  for (int half = 0; half < kHalves; ++half) {
+    const int column = feature_block * Config::kOutputFeatures + half * 64;
+#pragma unroll
+    for (int first = 0; first < kRows; first += Config::kChunkRows) {
+      const std::uint32_t chunk = me.staging + me.chunk * Config::kChunkBytes;
+      fill_chunk<Config, kRows>(sums, half, first, chunk, me.thread);
+      fence_proxy_async();
+      // The chunk that is written next must have left.
+      if (me.thread == 0) bulk_wait_group_read<Config::kChunks - 2>();
+      named_barrier_sync(Consumer<Config>::kStoreBarrier + me.index, 128);
+#pragma unroll
+      for (int box = 0; box < Config::kChunkRows; box += kRowUnit) {
+        const int box_first = first + box;
+        if (box_first >= kRows) continue;
+        const std::uint32_t from = chunk + box * 128;
+        if (valid >= box_first + kRowUnit) {
+          if (me.thread == 0) tensor_store(&out_map, from, column, work.first_row + box_first);
+        } else if (box_first + kRowUnit == kRows) {  // only the last unit of a tile can be partial
+          store_partial<Config>(from, me.thread, valid - box_first, work.first_row + box_first,
+                                column, p);
+        }
+      }
+      if (me.thread == 0) bulk_commit_group();
+      me.chunk = me.chunk + 1 == Config::kChunks ? 0 : me.chunk + 1;
+    }
+  }
+}
+
+/// All products of one tile and its stores: 128 features x kRows rows.
+template <class Config, int kRows>
+__device__ __forceinline__ void multiply_tile(const Work& work, const Shared<Config>& shared,
+                                              Consumer<Config>& me, std::uint32_t release_to,
+                                              const CUtensorMap& out_map, const GemmArguments& p) {
+  float sums[2][kRows / 2];
+  const auto release = [&](int stage) {
+    if (me.thread < Config::kCluster) mbarrier_arrive_cluster(release_to + stage * 8);
+  };
+  const auto multiply = [&](auto first_block) {
+    mbarrier_wait(shared.full(me.at.stage), me.at.parity);
+    if constexpr (Config::kRowThreads > 0) fence_proxy_async();  // rows came as ordinary writes
+    wgmma_fence();
+    const auto stage = SwizzledOperand::at(shared.stage(me.at.stage));
+    const SwizzledOperand weights = stage.plus_bytes(me.weights_at);
+    const SwizzledOperand rows = stage.plus_bytes(Config::kWeightBytes);
+#pragma unroll
+    for (int k = 0; k < static_cast<int>(kBlockDepth) / 16; ++k) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const std::uint64_t a = weights.plus_bytes(half * Config::kHalfBytes + k * 32).descriptor();
+        const std::uint64_t b = rows.plus_bytes(k * 32).descriptor();
+        if (first_block.value && k == 0) {
+          WgmmaBf16<kRows>::start(sums[half], a, b);
+        } else {
+          WgmmaBf16<kRows>::accumulate(sums[half], a, b);
+        }
+      }
+    }
+    wgmma_commit_group();
+  };
+
+  // One group stays in flight; a stage is released when the group after its own is queued.
+  multiply(std::true_type());
+  int previous = me.at.stage;
+  me.at.advance();
+  for (int k = 1; k < p.k_blocks; ++k) {
+    multiply(std::false_type());
+    wgmma_wait_group<1>();
+    release(previous);
+    previous = me.at.stage;
+    me.at.advance();
+  }
+  // The other consumer may queue its products now: they start when these are done.
+  if constexpr (!Config::kCooperative) {
+    named_barrier_arrive(Consumer<Config>::kTurnBarrier + (me.index ^ 1), 256);
+  }
+  wgmma_wait_group<0>();
+  release(previous);
+  keep_here(sums[0]);
+  keep_here(sums[1]);
+  store_tile<Config, kRows>(sums, work, me, out_map, p);
+}
+
+template <class Config>
+__device__ __forceinline__ void consume(const Shared<Config>& shared, const CUtensorMap& out_map,
+                                        const GemmArguments& p) {
+  Consumer<Config> me{(static_cast<int>(threadIdx.x) - Config::kProducerThreads) / 128,
+                      static_cast<int>(threadIdx.x) % 128, 0, 0};
+  me.staging = shared.staging(me.index);
+  if (Config::kCooperative) me.weights_at = me.index * static_cast<int>(kBlockBytes);
+  // Arrivals go to every block that writes into this one's ring.
+  const std::uint32_t release_to =
+      cluster_address(shared.empty(0), me.thread < Config::kCluster ? me.thread : 0);
+  int slot = 0;
+  if (!Config::kCooperative && me.index == 1) {
+    slot = 1;
+    named_barrier_arrive(Consumer<Config>::kTurnBarrier, 256);
+    me.at.skip(p.k_blocks);
+  }
+  for (std::uint32_t parity = 0;;) {
+    mbarrier_wait_cluster(shared.queued(slot), parity);
+    const Work work = Work::read(shared.queue(slot));
+    if (work.rows() == 0) break;
+    if constexpr (Config::kCooperative) {
+      named_barrier_sync(Consumer<Config>::kStoreBarrier + me.index, 128);  // all have read it
+    } else {
+      // Parities tell only neighbouring phases apart: this consumer may not wait for its tile's
+      // stages before the other one has seen the last stage of the tile before.
+      named_barrier_sync(Consumer<Config>::kTurnBarrier + me.index, 256);
+    }
+    if (me.thread == 0) mbarrier_arrive_cluster(cluster_address(shared.taken(slot), 0));
+#define MOE_TILE(kUnits)                                                                  \
+  case kUnits:                                                                            \
+    if constexpr (kUnits * kRowUnit <= Config::kLargestTile)                              \
+      multiply_tile<Config, kUnits * kRowUnit>(work, shared, me, release_to, out_map, p); \
+    break;
+    switch (work.rows() / kRowUnit) {
+      MOE_TILE(1)
+      MOE_TILE(2)
+      MOE_TILE(3)
+      MOE_TILE(4)
+      MOE_TILE(5)
+      MOE_TILE(6)
+      MOE_TILE(7)
+      MOE_TILE(8)
+      MOE_TILE(9)
+      MOE_TILE(10)
+      MOE_TILE(11)
+      MOE_TILE(12)
+    }
+#undef MOE_TILE
+    if constexpr (Config::kCooperative) {
+      slot ^= 1;
+      if (slot == 0) parity ^= 1;
+    } else {
+      parity ^= 1;
+      me.at.skip(p.k_blocks);  // the other consumer's
+    }
+  }
+  if (me.thread == 0) bulk_wait_group<0>();
+}
+
+}  // namespace moe::cuda

@@ -1,0 +1,173 @@
+// What the roles of grouped_gemm_sm90_kernel.cuh share: sizes, arguments, work items, the block's shared
+// memory and the position in its ring.
+#pragma once
+
+#include <cuda.h>
+#include <cuda_bf16.h>
+
+#include <cstdint>
+
+#include "cuda/device/shared_address.cuh"
+#include "cuda/ops/grouped_gemm_sm90.h"
+#include "cuda/ops/pack_blocked.h"
+
+namespace moe::cuda {
+
+/// How the two blocks of a cluster and the two consumers of a block divide their work.
+enum class Division : std::uint8_t {
+  kPingpong,     // blocks: features, sharing rows; consumers: whole tiles, in turn
+  kCooperative,  // blocks: rows, sharing the weights of both feature blocks; consumers: features
+};
+
+/// Tile sizes of the kernel. A consumer holds 128 x kLargestTile fp32 sums, in 192 registers a thread
+/// at 192 rows. Smaller tiles leave shared memory for another stage.
+template <GemmEpilogue kTheEpilogue, Division kTheDivision, int kTheLargestTile, int kTheStages>
+struct GemmConfig {
+  static constexpr GemmEpilogue kEpilogue = kTheEpilogue;
+  static constexpr bool kCooperative = kTheDivision == Division::kCooperative;
+  static constexpr int kCluster = 2;
+  static constexpr int kLargestTile = kTheLargestTile;  // of one block
+  static constexpr int kStages = kTheStages;
+  // A warpgroup that copies rows from the tokens' order straight into the ring. Where there is none, the
+  // loader fetches boxes of rows that are in the experts' order.
+  static constexpr int kRowThreads = kCooperative && kEpilogue == GemmEpilogue::kSwiGLU ? 128 : 0;
+  static constexpr int kProducerThreads = 128 + kRowThreads;
+  static constexpr int kThreads = kProducerThreads + 2 * 128;
+  // A consumer needs one for each of its sums a thread; with 240 and 24 the loading warpgroup spilled.
+  static constexpr int kConsumerRegisters = kRowThreads > 0 ? 208 : 232;
+  static constexpr int kLoaderRegisters = 40;
+  static constexpr int kRowRegisters = 56;
+  static constexpr int kFeatureBlocks = kCooperative ? 2 : 1;  // of a stage
+  static constexpr int kConsumersOfTile = kCooperative ? 2 : 1;
+  static constexpr int kWeightBytes = kFeatureBlocks * static_cast<int>(kBlockBytes);
+  static constexpr int kRowBytes = static_cast<int>(kBlockDepth) * 2;  // of one k block
+  static constexpr int kStageBytes = kWeightBytes + kLargestTile * kRowBytes;
+  static constexpr int kHalfBytes = 64 * kRowBytes;  // 64 of the 128 features
+  // Finished sums leave through two chunks of 32 rows x 64 columns a consumer.
+  static constexpr int kChunkRows = 32;
+  static constexpr int kChunks = 2;
+  static constexpr int kChunkBytes = kChunkRows * 128;
+  static constexpr int kOutputFeatures = kEpilogue == GemmEpilogue::kSwiGLU ? 64 : 128;  // a tile's
+  // Pieces of rows on their way from the tokens' order to the experts'. What is left of shared memory.
+  static constexpr int kGatherPieces =
+      kEpilogue == GemmEpilogue::kSwiGLU && !kCooperative && kLargestTile == kGatheringTile ? 5 : 0;
+  static constexpr int kGatherPieceBytes = 2048;
+  // Shared memory, from a 1024-byte boundary on.
+  static constexpr int kStagingAt = kStages * kStageBytes;
+  static constexpr int kPiecesAt = kStagingAt + 2 * kChunks * kChunkBytes;
+  static constexpr int kQueueAt = kPiecesAt + kGatherPieces * kGatherPieceBytes;
+  static constexpr int kBarriersAt = kQueueAt + 2 * 16;
+  static constexpr int kSharedBytes = kBarriersAt + (2 * kStages + 5) * 8;
+  static_assert(kStageBytes % 1024 == 0 && kStagingAt % 1024 == 0,
+                "the swizzle repeats in 1024 bytes");
+};
+
+/// Boxes of 64 columns and 8 · (i + 1) rows of the token matrix: half of a tile of 16 · (i + 1) rows.
+struct TokenMaps {
+  static constexpr int kCount = 12;
+  CUtensorMap half_tile[kCount];
+};
+
+struct GemmArguments {
+  const __nv_bfloat16* weights;  // pack_blocked.h
+  const std::byte* source;  // rows in the tokens' order, to be gathered; null: nothing to gather
+  std::byte* gathered;      // rows in the experts' order: the token matrix of the maps
+  int source_row_bytes;
+  __nv_bfloat16* out;
+  std::int64_t out_columns;
+  RowTiles row_tiles;
+  std::int32_t* ticket;
+  int feature_blocks;
+  int k_blocks;
+  int group_rows;
+  int band_features;
+  bool weights_read_once;
+};
+
+/// What a block does next, as the scheduler puts it into the queue.
+struct Work {
+  int weight_block;  // expert · feature_blocks + feature block
+  int first_row;     // routed row
+  int row_tile;      // its number in the list
+  int packed;  // rows to compute, 0 = no more work | shared << 9 | rows to store << 10 | column
+
+  /// Bits left for the feature block: 2^13 blocks of 128 features.
+  static constexpr int kFeatureShift = 19;
+  static __device__ __forceinline__ int4 pack(int weight_block, int first_row, int row_tile,
+                                              int rows, bool shared, int valid, int feature_block) {
+    return {weight_block, first_row, row_tile,
+            rows | (shared ? 1 << 9 : 0) | valid << 10 | feature_block << kFeatureShift};
+  }
+  static __device__ __forceinline__ Work read(std::uint32_t queue_slot) {
+    const int4 words = load_shared(queue_slot);
+    return {words.x, words.y, words.z, words.w};
+  }
+  [[nodiscard]] __device__ __forceinline__ int rows() const { return packed & 511; }
+  /// Whether both blocks of the cluster have the same rows.
+  [[nodiscard]] __device__ __forceinline__ bool shared() const { return (packed >> 9 & 1) != 0; }
+  [[nodiscard]] __device__ __forceinline__ int valid() const { return packed >> 10 & 511; }
+  [[nodiscard]] __device__ __forceinline__ int feature_block() const {
+    return static_cast<int>(static_cast<unsigned>(packed) >> kFeatureShift);
+  }
+};
+
+/// Addresses of the block's shared memory, and the position in the ring.
+template <class Config>
+struct Shared {
+  std::uint32_t base;
+
+  static __device__ __forceinline__ Shared of(void* raw) {
+    const Shared shared{shared_address(raw)};
+    if (shared.base % 1024 != 0) __trap();
+    return shared;
+  }
+  __device__ __forceinline__ std::uint32_t piece(int i) const {
+    return base + Config::kPiecesAt + i * Config::kGatherPieceBytes;
+  }
+  __device__ __forceinline__ std::uint32_t stage(int s) const {
+    return base + s * Config::kStageBytes;
+  }
+  __device__ __forceinline__ std::uint32_t staging(int consumer) const {
+    return base + Config::kStagingAt + consumer * Config::kChunks * Config::kChunkBytes;
+  }
+  __device__ __forceinline__ std::uint32_t queue(int slot) const {
+    return base + Config::kQueueAt + slot * 16;
+  }
+  __device__ __forceinline__ std::uint32_t full(int s) const {
+    return base + Config::kBarriersAt + s * 8;
+  }
+  __device__ __forceinline__ std::uint32_t empty(int s) const { return full(Config::kStages + s); }
+  __device__ __forceinline__ std::uint32_t queued(int slot) const {
+    return full(2 * Config::kStages + slot);
+  }
+  __device__ __forceinline__ std::uint32_t taken(int slot) const {
+    return full(2 * Config::kStages + 2 + slot);
+  }
+  __device__ __forceinline__ std::uint32_t gathered() const {
+    return full(2 * Config::kStages + 4);
+  }
+};
+
+template <int kStages>
+struct RingPosition {
+  int stage = 0;
+  std::uint32_t parity = 0;
+
+  __device__ __forceinline__ void advance() {
+    if (++stage == kStages) {
+      stage = 0;
+      parity ^= 1;
+    }
+  }
+  /// Past `steps` stages that somebody else uses.
+  __device__ __forceinline__ void skip(int steps) {
+    stage += steps % kStages;
+    parity ^= steps / kStages & 1;
+    if (stage >= kStages) {
+      stage -= kStages;
+      parity ^= 1;
+    }
+  }
+};
+
+}  // namespace moe::cuda

@@ -1,0 +1,237 @@
+// The roles of grouped_gemm_sm90_kernel.cuh that supply the consumers: scheduler, gathering warp, loader,
+// and the warpgroup that copies rows.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "cuda/device/async_copy.cuh"
+#include "cuda/device/bulk_copy.cuh"
+#include "cuda/device/cluster.cuh"
+#include "cuda/device/global_flag.cuh"
+#include "cuda/device/mbarrier.cuh"
+#include "cuda/ops/grouped_gemm_sm90_parts.cuh"
+#include "cuda/ops/tile_order.h"
+
+namespace moe::cuda {
+
+// --- scheduler -----------------------------------------------------------------------------------
+/// One thread of the cluster: draws tickets and writes what they mean into both blocks' queues. In
+/// pingpong, the pair of the last, odd feature block splits the rows instead; cooperating blocks
+/// always do.
+template <class Config>
+__device__ __forceinline__ void schedule(const Shared<Config>& shared, const GemmArguments& p) {
+  const int clusters = static_cast<int>(gridDim.x) / Config::kCluster;
+  const TileOrder order{*p.row_tiles.count, divide_up(p.feature_blocks, 2), p.group_rows,
+                        p.band_features};
+  const int items = order.row_tiles * order.feature_pairs;
+  int ticket = static_cast<int>(blockIdx.x) / Config::kCluster;
+  const auto publish = [&](int slot, int rank, const int4& work) {
+    store_async(cluster_address(shared.queue(slot), rank), work,
+                cluster_address(shared.queued(slot), rank));
+  };
+  int turn = 0;
+  for (; ticket < items; ++turn) {
+    const int slot = turn % 2;
+    const TileOrder::Item item = order.at(ticket);
+    const RowTile tile = p.row_tiles.tiles[item.row_tile];
+    const int feature = 2 * item.feature_pair;
+    const int block = tile.expert * p.feature_blocks + feature;
+    mbarrier_wait(shared.taken(slot), (turn / 2 & 1) ^ 1);
+    const bool alone = feature + 1 == p.feature_blocks;
+    if (!Config::kCooperative && !alone) {
+      publish(
+          slot, 0,
+          Work::pack(block, tile.first_row, item.row_tile, tile.rows, true, tile.valid, feature));
+      publish(slot, 1,
+              Work::pack(block + 1, tile.first_row, item.row_tile, tile.rows, true, tile.valid,
+                         feature + 1));
+    } else {
+      // One unit cannot be split: then the second block computes it, too, and stores nothing. A
+      // second feature block that is not there is the first one again, not stored, either.
+      const int upper = (tile.rows / kRowUnit + 1) / 2 * kRowUnit;
+      const int skipped = upper == tile.rows ? 0 : upper;
+      const int second = Config::kCooperative && !alone ? block + 1 : block;
+      publish(slot, 0,
+              Work::pack(block, tile.first_row, item.row_tile, upper, false, min(tile.valid, upper),
+                         feature));
+      publish(slot, 1,
+              Work::pack(second, tile.first_row + skipped, item.row_tile, tile.rows - skipped,
+                         false, max(tile.valid - upper, 0), feature));
+    }
+    ticket = clusters + atomicAdd(p.ticket, 1);
+  }
+  // Consumers that take turns are told one by one that it is over.
+  for (int i = 0; i < 2 / Config::kConsumersOfTile; ++i, ++turn) {
+    const int slot = turn % 2;
+    mbarrier_wait(shared.taken(slot), (turn / 2 & 1) ^ 1);
+    publish(slot, 0, {0, 0, 0, 0});
+    publish(slot, 1, {0, 0, 0, 0});
+  }
+}
+
+// --- gathering -----------------------------------------------------------------------------------
+/// One warp a block: copies rows from the tokens' order to the experts', 16 rows at a time, in the
+/// order in which the scheduler hands out their tiles. So the copy runs beside the products, and the
+/// first tiles wait for little of it. Every lane that takes part moves a piece of a row.
+template <class Config>
+__device__ __forceinline__ void gather(const Shared<Config>& shared, const GemmArguments& p) {
+  constexpr int kUnitsPerTile = Config::kLargestTile / kRowUnit;
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  const int pieces_per_row = divide_up(p.source_row_bytes, Config::kGatherPieceBytes);
+  const int units = *p.row_tiles.count * kUnitsPerTile;  // those behind a tile's end are empty
+  std::uint32_t parity = 0;
+  for (int unit = static_cast<int>(blockIdx.x); unit < units; unit += static_cast<int>(gridDim.x)) {
+    const RowTile tile = p.row_tiles.tiles[unit / kUnitsPerTile];
+    const int first = unit % kUnitsPerTile * kRowUnit;
+    const int rows = min(tile.valid - first, kRowUnit);
+    if (rows <= 0) continue;
+    const int row = tile.first_row + first;
+    const int token = lane < rows ? p.row_tiles.row_to_token[row + lane] : 0;
+    const int pieces = rows * pieces_per_row;
+    for (int base = 0; base < pieces; base += Config::kGatherPieces) {
+      const int piece = base + lane;
+      const bool mine = lane < Config::kGatherPieces && piece < pieces;
+      const int in_unit = mine ? piece / pieces_per_row : 0;
+      const int at = (piece - in_unit * pieces_per_row) * Config::kGatherPieceBytes;
+      const int bytes = min(Config::kGatherPieceBytes, p.source_row_bytes - at);
+      const int from = __shfl_sync(0xffffffffU, token, in_unit);
+      if (mine) {
+        mbarrier_expect_bytes(shared.gathered(), bytes);
+        bulk_load(shared.piece(lane),
+                  p.source + static_cast<std::size_t>(from) * p.source_row_bytes + at, bytes,
+                  shared.gathered());
+      }
+      __syncwarp();
+      if (lane == 0) mbarrier_arrive(shared.gathered());
+      mbarrier_wait(shared.gathered(), parity);
+      parity ^= 1;
+      if (mine) {
+        bulk_store(p.gathered + static_cast<std::size_t>(row + in_unit) * p.source_row_bytes + at,
+                   shared.piece(lane), bytes);
+        bulk_commit_group();
+        bulk_wait_group_read<0>();
+      }
+      __syncwarp();
+    }
+    bulk_wait_group<0>();
+    __syncwarp();
+    if (lane == 0) add_release(p.row_tiles.ready + unit / kUnitsPerTile, 1);
+  }
+}
+
+/// Until all units of the tile, or of the part of it that this block has, are there. A tile that the
+/// blocks split waits for the whole, too.
+__device__ __forceinline__ void wait_until_gathered(const GemmArguments& p, int row_tile) {
+  const int units = p.row_tiles.tiles[row_tile].rows / kRowUnit;
+  wait_for_count(p.row_tiles.ready + row_tile, units);
+  fence_proxy_async_global();  // the loads that follow go another way than this thread's
+}
+
+// --- loader --------------------------------------------------------------------------------------
+/// One thread a block: fills the ring, one stage a k block. When both blocks have the same rows, each
+/// loads half of them for both; when both have the same weights, half of those.
+template <class Config>
+__device__ __forceinline__ void load(const Shared<Config>& shared, const TokenMaps& tokens,
+                                     const GemmArguments& p) {
+  const auto rank = static_cast<int>(cluster_rank());
+  const std::uint64_t policy = l2_policy(p.weights_read_once);
+  RingPosition<Config::kStages> at;
+  for (int turn = 0;; ++turn) {
+    const int slot = turn % 2;
+    mbarrier_arrive_expect_bytes(shared.queued(slot), sizeof(Work));
+    mbarrier_wait_cluster(shared.queued(slot), turn / 2 & 1);
+    const Work work = Work::read(shared.queue(slot));
+    const int rows = work.rows();
+    if (rows == 0) {  // the other consumer is told next; nobody waits for that slot any more
+      if (!Config::kCooperative)
+        mbarrier_arrive_expect_bytes(shared.queued(slot ^ 1), sizeof(Work));
+      return;
+    }
+    mbarrier_arrive_cluster(cluster_address(shared.taken(slot), 0));
+    const char* weights = reinterpret_cast<const char*>(p.weights) +
+                          static_cast<std::size_t>(work.weight_block) * p.k_blocks * kBlockBytes;
+    const bool half = work.shared();
+    const int my_rows = half || Config::kCooperative ? rows / 2 : rows;  // of a box
+    const CUtensorMap* map = &tokens.half_tile[my_rows / 8 - 1];
+    const std::uint32_t offset = half ? rank * my_rows * Config::kRowBytes : 0;
+    const int row = work.first_row + (half ? rank * my_rows : 0);
+    const std::uint32_t bytes =
+        Config::kWeightBytes + (Config::kRowThreads > 0 ? 0 : rows * Config::kRowBytes);
+    for (int k = 0; k < p.k_blocks; ++k) {
+      mbarrier_wait(shared.empty(at.stage), at.parity ^ 1);
+      const std::uint32_t full = shared.full(at.stage);
+      const std::uint32_t stage = shared.stage(at.stage);
+      mbarrier_arrive_expect_bytes(full, bytes);
+      const int column = k * static_cast<int>(kBlockDepth);
+      const std::uint32_t to = stage + Config::kWeightBytes + offset;
+      if constexpr (Config::kCooperative) {
+        bulk_load_multicast(stage + rank * static_cast<int>(kBlockBytes), weights, kBlockBytes,
+                            full, policy, 0b11);
+        if constexpr (Config::kRowThreads == 0) {
+          tensor_load(to, map, column, row, full);
+          tensor_load(to + my_rows * Config::kRowBytes, map, column, row + my_rows, full);
+        }
+      } else {
+        bulk_load_cached(stage, weights, kBlockBytes, full, policy);
+        if (k == 0 && p.source != nullptr) wait_until_gathered(p, work.row_tile);
+        if (half) {
+          tensor_load_multicast(to, map, column, row, full, 0b11);
+        } else {
+          tensor_load(to, map, column, row, full);
+        }
+      }
+      weights += kBlockBytes;
+      at.advance();
+    }
+  }
+}
+
+/// One warpgroup a block: brings the tile's rows into the ring from wherever they are, 16 bytes a copy,
+/// eight lanes a row. Rows behind the last valid one are that one again.
+template <class Config>
+__device__ __forceinline__ void load_rows(const Shared<Config>& shared, const GemmArguments& p) {
+  constexpr int kRowsAtOnce = Config::kRowThreads / 8;
+  static_assert(kRowsAtOnce % 8 == 0, "a thread's rows have one place in the swizzle");
+  constexpr int kPasses = Config::kLargestTile / kRowsAtOnce;
+  const int thread = static_cast<int>(threadIdx.x) % Config::kRowThreads;
+  const int first = thread / 8;
+  const int piece = thread % 8;
+  const std::uint32_t place =
+      Config::kWeightBytes + first * Config::kRowBytes + ((piece ^ (first & 7)) << 4);
+  const std::uint32_t row_pieces = p.source_row_bytes / 16;
+  const std::byte* const source = p.source != nullptr ? p.source : p.gathered;
+  RingPosition<Config::kStages> at;
+  for (int turn = 0;; ++turn) {
+    const int slot = turn % 2;
+    mbarrier_wait_cluster(shared.queued(slot), turn / 2 & 1);
+    const Work work = Work::read(shared.queue(slot));
+    const int rows = work.rows();
+    if (rows == 0) return;
+    __syncwarp();  // all lanes have read it
+    if (threadIdx.x % 32 == 0) mbarrier_arrive_cluster(cluster_address(shared.taken(slot), 0));
+    std::uint32_t from[kPasses];  // in pieces
+#pragma unroll
+    for (int i = 0; i < kPasses; ++i) {
+      const int row = work.first_row + max(min(first + i * kRowsAtOnce, work.valid() - 1), 0);
+      const int token = p.source != nullptr ? p.row_tiles.row_to_token[row] : row;
+      from[i] = token * row_pieces + piece;
+    }
+    for (int k = 0; k < p.k_blocks; ++k) {
+      mbarrier_wait(shared.empty(at.stage), at.parity ^ 1);
+      const std::uint32_t to = shared.stage(at.stage) + place;
+      const std::byte* const column = source + k * Config::kRowBytes;
+#pragma unroll
+      for (int i = 0; i < kPasses; ++i) {
+        if (i * kRowsAtOnce < rows) {
+          copy_async(to + i * kRowsAtOnce * Config::kRowBytes,
+                     column + static_cast<std::size_t>(from[i]) * 16);
+        }
+      }
+      copy_async_arrive(shared.full(at.stage));
+      at.advance();
+    }
+  }
+}
+
+}  // namespace moe::cuda

@@ -110,7 +110,7 @@ struct GroupedGemmSm90::State {
   void* out = nullptr;
   std::int64_t capacity = 0;
   TokenMaps tokens{};
-  CUtensorMap out_map{};
+  OutMaps out_maps{};
 
   void describe(const void* rows_now, void* out_now, std::int64_t capacity_now) {
     if (rows == rows_now && out == out_now && capacity == capacity_now) return;
@@ -121,11 +121,13 @@ struct GroupedGemmSm90::State {
                                              .box_rows = kRowUnit / 2 * (i + 1),
                                              .box_columns = static_cast<int>(kBlockDepth)});
     }
-    out_map = make_tensor_map({.data = out_now,
-                               .rows = capacity_now,
-                               .columns = spec.out_columns,
-                               .box_rows = kRowUnit,
-                               .box_columns = 64});
+    for (int i = 0; i < OutMaps::kCount; ++i) {
+      out_maps.box[i] = make_tensor_map({.data = out_now,
+                                         .rows = capacity_now,
+                                         .columns = spec.out_columns,
+                                         .box_rows = kRowUnit << i,
+                                         .box_columns = 64});
+    }
     rows = rows_now;
     out = out_now;
     capacity = capacity_now;
@@ -183,7 +185,7 @@ void GroupedGemmSm90::run(const GroupedGemmCall& call, cudaStream_t stream) {
   with_config(s.spec.epilogue, s.config.largest_tile, [&]<class Config>() {
     launch_overlapping("grouped_gemm_kernel", grouped_gemm_kernel<Config>,
                        dim3(static_cast<unsigned>(s.blocks)), dim3(Config::kThreads),
-                       Config::kSharedBytes, stream, s.tokens, s.out_map, arguments);
+                       Config::kSharedBytes, stream, s.tokens, s.out_maps, arguments);
   });
 }
 

@@ -8,11 +8,13 @@
 
 #include "cuda/device/bulk_copy.cuh"
 #include "cuda/device/cluster.cuh"
+#include "cuda/device/elect.cuh"
 #include "cuda/device/mbarrier.cuh"
 #include "cuda/device/named_barrier.cuh"
 #include "cuda/device/shared_address.cuh"
 #include "cuda/device/stmatrix.cuh"
 #include "cuda/device/swiglu.cuh"
+#include "cuda/device/warp.cuh"
 #include "cuda/device/wgmma.cuh"
 #include "cuda/device/wgmma_bf16.cuh"
 #include "cuda/ops/grouped_gemm_sm90_parts.cuh"
@@ -32,9 +34,11 @@ template <class Config>
 struct Consumer {
   int index;                 // 0, 1: which of the two warpgroups
   int thread;                // 0 .. 127
+  int warp;                  // 0 .. 3, in a way that the compiler sees that all lanes have the same
   std::uint32_t weights_at;  // of its feature block in a stage
   std::uint32_t staging;
-  int chunk = 0;  // to be written next
+  int chunk = 0;       // to be written next
+  bool holds = false;  // the last stage of the tile before, where a part of it is on its way out
   RingPosition<Config::kStages> at;
 
   static constexpr int kStoreBarrier = 1;  // + index: the 128 threads of one consumer
@@ -54,28 +58,33 @@ __device__ __forceinline__ void store_partial(std::uint32_t box, int thread, int
                            column + piece * 8) = value;
 }
 
-/// 32 rows x 64 columns from registers to the chunk. Sums of features f and f + 8 of a band of 16 are
-/// in the same thread (wgmma_bf16.cuh); the transposing store makes tokens the rows.
+/// 64 columns and up to kChunkRows rows, from `first` on, from registers to the chunk. Sums of features f
+/// and f + 8 of a band of 16 are in the same thread (wgmma_bf16.cuh); the transposing store makes tokens
+/// the rows.
 template <class Config, int kRows>
 __device__ __forceinline__ void fill_chunk(const float (&sums)[2][kRows / 2], int half, int first,
                                            std::uint32_t to, int thread) {
   const int lane = thread % 32;
   const int warp = thread / 32;
   if constexpr (Config::kEpilogue == GemmEpilogue::kSwiGLU) {
-    // Both halves of the features at once; 8 columns a warp and half.
+    // Both halves of the features at once; 8 columns a warp and half, 32 rows an instruction.
 #pragma unroll
-    for (int h = 0; h < 2; ++h) {
+    for (int part = 0; part < 2 * Config::kChunkRows / 32; ++part) {
+      const int h = part % 2;
+      const int from = first + part / 2 * 32;
+      if (from >= kRows) continue;
       std::uint32_t packed[4] = {0, 0, 0, 0};
 #pragma unroll
       for (int q = 0; q < 4; ++q) {
-        const int i = (first + q * 8) / 2;
-        if (first + q * 8 < kRows) {
+        const int i = (from + q * 8) / 2;
+        if (from + q * 8 < kRows) {
           packed[q] = pack_bf16(silu<__nv_bfloat16>(sums[h][i]) * sums[h][i + 2],
                                 silu<__nv_bfloat16>(sums[h][i + 1]) * sums[h][i + 3]);
         }
       }
-      stmatrix_x4_transposed(to + lane * 128 + (((h * 4 + warp) ^ (lane & 7)) << 4), packed[0],
-                             packed[1], packed[2], packed[3]);
+      stmatrix_x4_transposed(
+          to + (part / 2 * 32 + lane) * 128 + (((h * 4 + warp) ^ (lane & 7)) << 4), packed[0],
+          packed[1], packed[2], packed[3]);
     }
   } else {
     const std::uint32_t address = to + ((lane >> 4) * 8 + (lane & 7)) * 128 +
@@ -93,37 +102,58 @@ __device__ __forceinline__ void fill_chunk(const float (&sums)[2][kRows / 2], in
   }
 }
 
+/// Boxes of a chunk that belong to this expert: `rows` of them, in as few boxes as their number takes.
+template <class Config>
+__device__ __forceinline__ void store_boxes(std::uint32_t chunk, int rows, int row, int column,
+                                            const OutMaps& maps) {
+#pragma unroll
+  for (int i = OutMaps::kCount - 1; i >= 0; --i) {
+    const int box_rows = kRowUnit << i;
+    if (box_rows > Config::kChunkRows) continue;
+    const int before = rows & -2 * box_rows;  // in larger boxes
+    if ((rows & box_rows) != 0) {
+      tensor_store(&maps.box[i], chunk + before * 128, column, row + before);
+    }
+  }
+}
+
+/// `last_stage`: of this consumer's weights in the tile's last stage, which is read.
 template <class Config, int kRows>
 __device__ __forceinline__ void store_tile(const float (&sums)[2][kRows / 2], const Work& work,
-                                           Consumer<Config>& me, const CUtensorMap& out_map,
-                                           const GemmArguments& p) {
+                                           std::uint32_t last_stage, Consumer<Config>& me,
+                                           const OutMaps& out_maps, const GemmArguments& p) {
   constexpr int kHalves = Config::kEpilogue == GemmEpilogue::kSwiGLU ? 1 : 2;
   const int feature_block = work.feature_block() + (Config::kCooperative ? me.index : 0);
   const int valid = feature_block < p.feature_blocks ? work.valid() : 0;
+  const bool storing = me.warp == 0 && elect_lane();
 #pragma unroll
   for (int half = 0; half < kHalves; ++half) {
     const int column = feature_block * Config::kOutputFeatures + half * 64;
 #pragma unroll
     for (int first = 0; first < kRows; first += Config::kChunkRows) {
-      const std::uint32_t chunk = me.staging + me.chunk * Config::kChunkBytes;
+      const std::uint32_t chunk =
+          me.chunk < Config::kChunksInStage
+              ? last_stage + me.chunk * Config::kChunkBytes
+              : me.staging + (me.chunk - Config::kChunksInStage) * Config::kChunkBytes;
       fill_chunk<Config, kRows>(sums, half, first, chunk, me.thread);
       fence_proxy_async();
       // The chunk that is written next must have left.
-      if (me.thread == 0) bulk_wait_group_read<Config::kChunks - 2>();
+      if (storing) bulk_wait_group_read<Config::kChunks - 2>();
       named_barrier_sync(Consumer<Config>::kStoreBarrier + me.index, 128);
-#pragma unroll
-      for (int box = 0; box < Config::kChunkRows; box += kRowUnit) {
-        const int box_first = first + box;
-        if (box_first >= kRows) continue;
-        const std::uint32_t from = chunk + box * 128;
-        if (valid >= box_first + kRowUnit) {
-          if (me.thread == 0) tensor_store(&out_map, from, column, work.first_row + box_first);
-        } else if (box_first + kRowUnit == kRows) {  // only the last unit of a tile can be partial
-          store_partial<Config>(from, me.thread, valid - box_first, work.first_row + box_first,
-                                column, p);
+      if (storing) {
+        const int left = min(max(valid - first, 0), Config::kChunkRows);
+        store_boxes<Config>(chunk, left / kRowUnit * kRowUnit, work.first_row + first, column,
+                            out_maps);
+        bulk_commit_group();
+      }
+      if (first + Config::kChunkRows >= kRows) {
+        // Only the last unit of a tile can be partial.
+        constexpr int kLast = kRows - kRowUnit;
+        if (valid - kLast < kRowUnit) {
+          store_partial<Config>(chunk + (kLast - first) * 128, me.thread, valid - kLast,
+                                work.first_row + kLast, column, p);
         }
       }
-      if (me.thread == 0) bulk_commit_group();
       me.chunk = me.chunk + 1 == Config::kChunks ? 0 : me.chunk + 1;
     }
   }
@@ -133,7 +163,7 @@ __device__ __forceinline__ void store_tile(const float (&sums)[2][kRows / 2], co
 template <class Config, int kRows>
 __device__ __forceinline__ void multiply_tile(const Work& work, const Shared<Config>& shared,
                                               Consumer<Config>& me, std::uint32_t release_to,
-                                              const CUtensorMap& out_map, const GemmArguments& p) {
+                                              const OutMaps& out_maps, const GemmArguments& p) {
   float sums[2][kRows / 2];
   const auto release = [&](int stage) {
     if (me.thread < Config::kCluster) mbarrier_arrive_cluster(release_to + stage * 8);
@@ -164,6 +194,11 @@ __device__ __forceinline__ void multiply_tile(const Work& work, const Shared<Con
   // One group stays in flight; a stage is released when the group after its own is queued.
   multiply(std::true_type());
   int previous = me.at.stage;
+  if (Config::kCooperative && me.holds) {
+    if (me.warp == 0 && elect_lane()) bulk_wait_group_read<0>();
+    __syncwarp();
+    release(previous == 0 ? Config::kStages - 1 : previous - 1);
+  }
   me.at.advance();
   for (int k = 1; k < p.k_blocks; ++k) {
     multiply(std::false_type());
@@ -177,17 +212,23 @@ __device__ __forceinline__ void multiply_tile(const Work& work, const Shared<Con
     named_barrier_arrive(Consumer<Config>::kTurnBarrier + (me.index ^ 1), 256);
   }
   wgmma_wait_group<0>();
-  release(previous);
+  if constexpr (Config::kCooperative) {
+    me.chunk = 0;
+    me.holds = true;
+  } else {
+    release(previous);
+  }
   keep_here(sums[0]);
   keep_here(sums[1]);
-  store_tile<Config, kRows>(sums, work, me, out_map, p);
+  store_tile<Config, kRows>(sums, work, shared.stage(previous) + me.weights_at, me, out_maps, p);
 }
 
 template <class Config>
-__device__ __forceinline__ void consume(const Shared<Config>& shared, const CUtensorMap& out_map,
+__device__ __forceinline__ void consume(const Shared<Config>& shared, const OutMaps& out_maps,
                                         const GemmArguments& p) {
-  Consumer<Config> me{(static_cast<int>(threadIdx.x) - Config::kProducerThreads) / 128,
-                      static_cast<int>(threadIdx.x) % 128, 0, 0};
+  const int warp = __shfl_sync(kAllLanes, static_cast<int>(threadIdx.x) / 32, 0);
+  Consumer<Config> me{(warp - Config::kProducerThreads / 32) / 4,
+                      static_cast<int>(threadIdx.x) % 128, warp % 4, 0, 0};
   me.staging = shared.staging(me.index);
   if (Config::kCooperative) me.weights_at = me.index * static_cast<int>(kBlockBytes);
   // Arrivals go to every block that writes into this one's ring.
@@ -201,7 +242,7 @@ __device__ __forceinline__ void consume(const Shared<Config>& shared, const CUte
   }
   for (std::uint32_t parity = 0;;) {
     mbarrier_wait_cluster(shared.queued(slot), parity);
-    const Work work = Work::read(shared.queue(slot));
+    const Work work = Work::read(shared.queue(slot)).uniform();
     if (work.rows() == 0) break;
     if constexpr (Config::kCooperative) {
       named_barrier_sync(Consumer<Config>::kStoreBarrier + me.index, 128);  // all have read it
@@ -211,10 +252,10 @@ __device__ __forceinline__ void consume(const Shared<Config>& shared, const CUte
       named_barrier_sync(Consumer<Config>::kTurnBarrier + me.index, 256);
     }
     if (me.thread == 0) mbarrier_arrive_cluster(cluster_address(shared.taken(slot), 0));
-#define MOE_TILE(kUnits)                                                                  \
-  case kUnits:                                                                            \
-    if constexpr (kUnits * kRowUnit <= Config::kLargestTile)                              \
-      multiply_tile<Config, kUnits * kRowUnit>(work, shared, me, release_to, out_map, p); \
+#define MOE_TILE(kUnits)                                                                   \
+  case kUnits:                                                                             \
+    if constexpr (kUnits * kRowUnit <= Config::kLargestTile)                               \
+      multiply_tile<Config, kUnits * kRowUnit>(work, shared, me, release_to, out_maps, p); \
     break;
     switch (work.rows() / kRowUnit) {
       MOE_TILE(1)
@@ -239,7 +280,7 @@ __device__ __forceinline__ void consume(const Shared<Config>& shared, const CUte
       me.at.skip(p.k_blocks);  // the other consumer's
     }
   }
-  if (me.thread == 0) bulk_wait_group<0>();
+  if (me.warp == 0 && elect_lane()) bulk_wait_group<0>();
 }
 
 }  // namespace moe::cuda

@@ -26,7 +26,7 @@ namespace moe::cuda {
 template <class Config>
 __global__ void __cluster_dims__(Config::kCluster, 1, 1) __launch_bounds__(Config::kThreads, 1)
     grouped_gemm_kernel(const __grid_constant__ TokenMaps tokens,
-                        const __grid_constant__ CUtensorMap out_map,
+                        const __grid_constant__ OutMaps out_maps,
                         const __grid_constant__ GemmArguments p) {
   extern __shared__ __align__(1024) std::uint8_t raw[];
   const auto shared = Shared<Config>::of(raw);
@@ -64,7 +64,7 @@ __global__ void __cluster_dims__(Config::kCluster, 1, 1) __launch_bounds__(Confi
     }
   } else {
     claim_registers<Config::kConsumerRegisters>();
-    consume(shared, out_map, p);
+    consume(shared, out_maps, p);
   }
   // Nobody leaves while a neighbour may still write to its shared memory.
   __syncwarp();

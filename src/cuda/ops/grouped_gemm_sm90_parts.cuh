@@ -8,6 +8,7 @@
 #include <cstdint>
 
 #include "cuda/device/shared_address.cuh"
+#include "cuda/device/warp.cuh"
 #include "cuda/ops/grouped_gemm_sm90.h"
 #include "cuda/ops/pack_blocked.h"
 
@@ -43,10 +44,14 @@ struct GemmConfig {
   static constexpr int kRowBytes = static_cast<int>(kBlockDepth) * 2;  // of one k block
   static constexpr int kStageBytes = kWeightBytes + kLargestTile * kRowBytes;
   static constexpr int kHalfBytes = 64 * kRowBytes;  // 64 of the 128 features
-  // Finished sums leave through two chunks of 32 rows x 64 columns a consumer.
-  static constexpr int kChunkRows = 32;
-  static constexpr int kChunks = 2;
+  // Finished sums leave through chunks of 64 columns, 8 KiB a consumer beside the ring. Cooperating
+  // consumers multiply nothing meanwhile: each has its half of the weights of the tile's last stage, too.
+  static constexpr int kChunkRows = kCooperative ? 64 : 32;
   static constexpr int kChunkBytes = kChunkRows * 128;
+  static constexpr int kStagingBytes = 8192;  // of one consumer
+  static constexpr int kChunksInStage =
+      kCooperative ? static_cast<int>(kBlockBytes) / kChunkBytes : 0;
+  static constexpr int kChunks = kChunksInStage + kStagingBytes / kChunkBytes;
   static constexpr int kOutputFeatures = kEpilogue == GemmEpilogue::kSwiGLU ? 64 : 128;  // a tile's
   // Pieces of rows on their way from the tokens' order to the experts'. What is left of shared memory.
   static constexpr int kGatherPieces =
@@ -54,7 +59,7 @@ struct GemmConfig {
   static constexpr int kGatherPieceBytes = 2048;
   // Shared memory, from a 1024-byte boundary on.
   static constexpr int kStagingAt = kStages * kStageBytes;
-  static constexpr int kPiecesAt = kStagingAt + 2 * kChunks * kChunkBytes;
+  static constexpr int kPiecesAt = kStagingAt + 2 * kStagingBytes;
   static constexpr int kQueueAt = kPiecesAt + kGatherPieces * kGatherPieceBytes;
   static constexpr int kBarriersAt = kQueueAt + 2 * 16;
   static constexpr int kSharedBytes = kBarriersAt + (2 * kStages + 5) * 8;
@@ -66,6 +71,12 @@ struct GemmConfig {
 struct TokenMaps {
   static constexpr int kCount = 12;
   CUtensorMap half_tile[kCount];
+};
+
+/// Boxes of 64 columns and 16 · 2^i rows of the output.
+struct OutMaps {
+  static constexpr int kCount = 3;
+  CUtensorMap box[kCount];
 };
 
 struct GemmArguments {
@@ -102,6 +113,11 @@ struct Work {
     const int4 words = load_shared(queue_slot);
     return {words.x, words.y, words.z, words.w};
   }
+  /// The same in all lanes of the warp, in a way that the compiler sees.
+  [[nodiscard]] __device__ __forceinline__ Work uniform() const {
+    return {__shfl_sync(kAllLanes, weight_block, 0), __shfl_sync(kAllLanes, first_row, 0),
+            __shfl_sync(kAllLanes, row_tile, 0), __shfl_sync(kAllLanes, packed, 0)};
+  }
   [[nodiscard]] __device__ __forceinline__ int rows() const { return packed & 511; }
   /// Whether both blocks of the cluster have the same rows.
   [[nodiscard]] __device__ __forceinline__ bool shared() const { return (packed >> 9 & 1) != 0; }
@@ -128,7 +144,7 @@ struct Shared {
     return base + s * Config::kStageBytes;
   }
   __device__ __forceinline__ std::uint32_t staging(int consumer) const {
-    return base + Config::kStagingAt + consumer * Config::kChunks * Config::kChunkBytes;
+    return base + Config::kStagingAt + consumer * Config::kStagingBytes;
   }
   __device__ __forceinline__ std::uint32_t queue(int slot) const {
     return base + Config::kQueueAt + slot * 16;

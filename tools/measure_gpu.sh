@@ -44,8 +44,6 @@ queued=()
 for level in grouped_gemm persistent; do
   grep -q "^moe_journey:$level " <<<"$targets" && queued+=(-t "moe_journey:$level")
 done
-decode=("${queued[@]}")
-grep -q "^moe_journey:streaming " <<<"$targets" && decode+=(-t moe_journey:streaming)
 small=(--axis "tokens=1,2,4,8,16,32,64,128,256")
 
 # The journey as the README shows it, the shapes of the targets, and where its time goes.
@@ -59,11 +57,15 @@ bench scale_lab_bf16 240 -t moe_scale --preset lab
 bench sweep_lab_bf16 40 "${upper[@]}" --preset lab "${small[@]}"
 bench sweep_qwen3-30b-a3b_bf16 40 "${upper[@]}" --preset qwen3-30b-a3b "${small[@]}"
 bench launches_lab_bf16 40 "${upper[@]}" --preset lab --axis "tokens=1,8,64,256,8192" --launch both
-# A model that decodes: one recorded graph a forward.
+# A model that decodes: one recorded graph a forward; and what skewed routing costs there.
 for preset in qwen3-30b-a3b olmoe-1b-7b mixtral-8x7b gpt-oss-120b deepseek-v3; do
-  bench "decode_${preset}_bf16" 60 "${decode[@]}" --launch graph --preset "$preset" \
-    --axis "tokens=1,4,16,64,256"
+  bench "decode_${preset}_bf16" 90 -t moe_decode --preset "$preset"
 done
+for skew in zipf:1 one-expert; do
+  bench "decode_qwen3-30b-a3b_${skew/:/}_bf16" 40 -t moe_decode --preset qwen3-30b-a3b --axis "tokens=4,16,64" \
+    --skew "$skew"
+done
+bench decode_qwen3-30b-a3b_dirty_bf16 40 -t moe_decode --preset qwen3-30b-a3b --cache dirty
 # What does not help.
 if grep -q "^moe_myths" <<<"$targets"; then
   bench myths_lab_bf16 60 -t moe_myths

@@ -175,20 +175,26 @@ def launches(path):
 
 
 def decode(path):
-    """Few tokens: medians, and what share of the floor (bytes of active weights over the read rate) they are."""
+    """Few tokens: medians, and what share of the stream floor they are: bytes of active weights over the read rate,
+    and an empty kernel."""
     result = load(path)
     names = list(dict.fromkeys(row["name"] for row in result["rows"]))
     lines = []
     for tokens in sorted({row["tokens"] for row in result["rows"]}):
         rows = {row["name"]: row for row in result["rows"] if row["tokens"] == tokens}
         first = next(iter(rows.values()))
-        cells = [f"{time_text(rows[name]['median_us'])} ({percent(rows[name]['floor_fraction'])})"
+        # Files from before the stream floor was kept have that of the twin.
+        cells = [f"{time_text(rows[name]['median_us'])} ({percent(rows[name].get('stream_fraction', rows[name]['floor_fraction']))})"
                  if name in rows and rows[name]["status"] == "ok" else "–" for name in names]
-        lines.append([tokens, first["active_experts"], time_text(1e3 * first["floor_ms"])] + cells)
+        taken = rows.get("auto", {}).get("technique")
+        if taken:
+            cells.append(f"`{taken.removeprefix('takes ')}`")
+        lines.append([tokens, first["active_experts"], time_text(first.get("stream_floor_us", 1e3 * first["floor_ms"]))] + cells)
     first = result["rows"][0]
     title = f"H={first['hidden']} I={first['intermediate']} E={first['experts']} K={first['top_k']} {first['dtype']}"
     return (f"{title}{conditions(result['rows'])} ([{path}](/{path}))\n\n" +
-            table(["tokens", "active experts", "floor"] + [f"`{name}` (of the floor)" for name in names], lines))
+            table(["tokens", "active experts", "floor"] + [f"`{name}` (of the floor)" for name in names] +
+                  (["`auto` takes"] if "auto" in names else []), lines))
 
 
 def repeated(path, again):

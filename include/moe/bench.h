@@ -27,8 +27,11 @@ enum class Bound : std::uint8_t { kCompute, kMemory };
 enum class Cache : std::uint8_t {
   kHot,   ///< what a forward on another input left there
   kCold,  ///< nothing of the layer: they were filled with other data, which is not dirty
+  /// Nothing of the layer, and other data that was just written and is not in memory yet: what a
+  /// forward reads pushes it out first.
+  kDirty,
 };
-[[nodiscard]] std::string_view name_of(Cache cache);  ///< "hot" | "cold"
+[[nodiscard]] std::string_view name_of(Cache cache);  ///< "hot" | "cold" | "dirty"
 
 /// Rates of the machine that computes, measured by probes that do nothing else. Medians; on the CPU
 /// all threads together, on a GPU the library's GEMMs (fp8: e4m3, one scale per tensor).
@@ -44,6 +47,9 @@ struct Ceilings {
   double read_gbs = 0;  ///< reading main memory, 1e9 bytes per second
   /// Copying main memory, bytes read and written together.
   std::optional<double> copy_gbs;
+  /// Microseconds between two events around an empty kernel, launched as a graph: what no forward on a
+  /// GPU is faster than. Absent on the CPU.
+  std::optional<double> empty_us;
   double fp32_spread = 0;  ///< interquartile range over median
   double bf16_spread = 0;
   double fp8_spread = 0;
@@ -59,6 +65,12 @@ struct Roof {
 /// The larger of useful FLOPs over the peak of the dtype and minimum bytes over the read rate.
 [[nodiscard]] Roof roof_of(const Problem& problem, std::int64_t active_experts,
                            const Ceilings& ceilings);
+/// Bytes of gate, up and down of `active_experts` experts: what a forward of a few tokens reads.
+[[nodiscard]] double active_weight_bytes(const Problem& problem, std::int64_t active_experts);
+/// Microseconds of a forward that does nothing but read these bytes once: they over the read rate, and
+/// on a GPU the cost of an empty kernel.
+[[nodiscard]] double stream_floor_us(const Problem& problem, std::int64_t active_experts,
+                                     const Ceilings& ceilings);
 
 /// Measures the ceilings of options.backend alone, `samples` times each. Of the options, isa and
 /// threads matter, too. Throws kUnsupported where the backend cannot run.
@@ -118,8 +130,12 @@ struct LevelLaunch {
   Launch launch = Launch::kAuto;
 };
 
+/// What BenchOptions::levels and LayerOptions::level call the level that suits the problem.
+inline constexpr std::string_view kAutoLevel = "auto";
+
 struct BenchOptions {
-  /// Names or numbers, run in ascending order; empty = every level that the backend has.
+  /// Names or numbers, run in ascending order; empty = every level that the backend has. "auto" is
+  /// what Layer::create() takes for the problem, after all others.
   std::vector<std::string> levels;
   /// In place of `levels` with each of `launches` where not empty; names only, run in this order.
   std::vector<LevelLaunch> series;
@@ -186,7 +202,11 @@ struct BenchRow {
   /// The larger of the twin and of the bytes that must move over the read rate.
   std::optional<double> floor_us;
   std::optional<double> floor_fraction;  ///< floor over median
-  std::optional<int> sm_clock_mhz;       ///< medians of readings right after the timed forwards
+  /// active_weight_bytes() over median, 1e9 bytes per second.
+  std::optional<double> weight_gbs;
+  std::optional<double> stream_floor_us;  ///< stream_floor_us() with the probes of the problem
+  std::optional<double> stream_fraction;  ///< stream floor over median
+  std::optional<int> sm_clock_mhz;        ///< medians of readings right after the timed forwards
   std::optional<double> power_w;
   std::optional<int> temperature_c;
   std::optional<std::string> throttle;  ///< all reasons that were read; "none"
@@ -194,8 +214,8 @@ struct BenchRow {
   /// CPU: most resident memory that one forward added; absent where the system does not tell. GPU:
   /// device memory that the level took, from before its creation to after its second forward.
   std::optional<std::uint64_t> peak_bytes;
-  std::uint64_t bytes_needed = 0;  ///< predicted: workspace, transient and prepared together
-  std::int64_t active_experts = 0;
+  std::uint64_t bytes_needed = 0;         ///< predicted: workspace, transient and prepared together
+  std::int64_t active_experts = 0;        ///< median of the inputs, as the median forward is of one
   double max_over_mean = 0;               ///< rows of the busiest expert over the mean of all
   std::vector<std::int64_t> expert_load;  ///< rows per expert, of all inputs together
   double prepare_ms = 0;

@@ -18,6 +18,7 @@
 #include "bench/point.h"
 #include "bench/probes.h"
 #include "bench/series.h"
+#include "bench/statistics.h"
 #include "core/check.h"
 #include "core/isa.h"
 #include "core/memory.h"
@@ -70,9 +71,22 @@ struct Wanted {
   Launch launch = Launch::kAuto;
 };
 
+/// What "auto" takes, measured like a variant: its rows name the level once it is created.
+LevelInfo chosen_level() {
+  LevelInfo info;
+  info.number = list_levels().back().number;
+  info.name = kAutoLevel;
+  info.technique = "the level that suits the problem";
+  info.on_cpu = info.on_cuda = true;
+  info.variant = true;
+  return info;
+}
+
 std::vector<LevelInfo> wanted_levels(const BenchOptions& options) {
   std::vector<LevelInfo> levels;
-  for (const std::string& name : options.levels) levels.push_back(find_level(name));
+  for (const std::string& name : options.levels) {
+    levels.push_back(name == kAutoLevel ? chosen_level() : find_level(name));
+  }
   if (levels.empty()) levels = list_levels();
   std::sort(levels.begin(), levels.end(), [](const LevelInfo& a, const LevelInfo& b) {
     return std::tie(a.number, a.variant, a.name) < std::tie(b.number, b.variant, b.name);
@@ -359,7 +373,7 @@ void BenchRun::State::run_point(Point& point) {
   const BenchInputs inputs(point.problem, weights, options.seed, skew, *instrument);
   {
     const std::lock_guard lock(mutex);
-    double active = 0;
+    std::vector<double> active;
     point.expert_load.assign(static_cast<std::size_t>(point.problem.shape.experts), 0);
     for (int i = 0; i < BenchInputs::kInputs; ++i) {
       const std::vector<std::int64_t>& loads = inputs.oracle(i).tokens_per_expert();
@@ -369,9 +383,10 @@ void BenchRun::State::run_point(Point& point) {
       point.max_over_mean += most / mean / BenchInputs::kInputs;
       std::transform(loads.begin(), loads.end(), point.expert_load.begin(),
                      point.expert_load.begin(), std::plus<>());
-      active += static_cast<double>(inputs.oracle(i).active_experts()) / BenchInputs::kInputs;
+      active.push_back(static_cast<double>(inputs.oracle(i).active_experts()));
     }
-    point.active_experts = std::llround(active);
+    static_assert(BenchInputs::kInputs % 2 == 1, "the median is the count of one input");
+    point.active_experts = std::llround(median(active));
   }
   std::unique_ptr<Replay> twin;
   if (instrument->twin_bytes(point.problem) < instrument->device().available_memory() / 2) {

@@ -24,7 +24,8 @@ void append(std::vector<double>& to, const std::vector<double>& from) {
 }  // namespace
 
 std::string_view name_of(Cache cache) {
-  return cache == Cache::kHot ? "hot" : "cold";
+  constexpr std::array<std::string_view, 3> kNames = {"hot", "cold", "dirty"};
+  return kNames[static_cast<std::size_t>(cache)];
 }
 
 void ProbeSamples::append(const ProbeSamples& other) {
@@ -33,6 +34,7 @@ void ProbeSamples::append(const ProbeSamples& other) {
   moe::append(fp8, other.fp8);
   moe::append(read, other.read);
   moe::append(copy, other.copy);
+  moe::append(empty_us, other.empty_us);
 }
 
 Ceilings summary(const ProbeSamples& samples, const std::string& isa, int threads) {
@@ -51,6 +53,7 @@ Ceilings summary(const ProbeSamples& samples, const std::string& isa, int thread
   ceilings.read_spread = relative_spread(samples.read);
   ceilings.copy_gbs = median_if_any(samples.copy);
   ceilings.copy_spread = relative_spread(samples.copy);
+  ceilings.empty_us = median_if_any(samples.empty_us);
   return ceilings;
 }
 
@@ -74,6 +77,18 @@ Roof roof_of(const Problem& problem, std::int64_t active_experts, const Ceilings
   const double compute = useful_flops(problem.shape) / (peak * 1e3);  // GFLOP/s = 1e3 FLOP/us
   const double memory = minimum_bytes(problem, active_experts) / (ceilings.read_gbs * 1e3);
   return compute >= memory ? Roof{compute, Bound::kCompute} : Roof{memory, Bound::kMemory};
+}
+
+double active_weight_bytes(const Problem& problem, std::int64_t active_experts) {
+  return 3.0 * static_cast<double>(active_experts) * static_cast<double>(problem.shape.hidden) *
+         static_cast<double>(problem.shape.intermediate) *
+         static_cast<double>(size_of(problem.dtype));
+}
+
+double stream_floor_us(const Problem& problem, std::int64_t active_experts,
+                       const Ceilings& ceilings) {
+  return active_weight_bytes(problem, active_experts) / (ceilings.read_gbs * 1e3) +
+         ceilings.empty_us.value_or(0);
 }
 
 }  // namespace moe

@@ -81,6 +81,10 @@ void LevelRun::describe_layer() {
     row.isa = layer_.isa();
     row.plan = layer_.plan();
     row.launch = graph ? Launch::kGraph : Launch::kEager;
+    if (row.level.name == kAutoLevel) {
+      row.level.number = layer_.level().number;
+      row.level.technique = "takes " + layer_.level().name;
+    }
   }
 }
 

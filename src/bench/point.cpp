@@ -22,6 +22,14 @@ void derive_floor(BenchRow& row, const std::vector<double>& twin_us, const Ceili
   row.floor_fraction = *row.floor_us / row.median_us;
 }
 
+/// What a forward of a few tokens is measured against: the bytes of the experts that have any.
+void derive_stream(BenchRow& row, const Ceilings& ceilings) {
+  if (ceilings.samples == 0 || row.active_experts == 0) return;
+  row.weight_gbs = active_weight_bytes(row.problem, row.active_experts) / (row.median_us * 1e3);
+  row.stream_floor_us = stream_floor_us(row.problem, row.active_experts, ceilings);
+  row.stream_fraction = *row.stream_floor_us / row.median_us;
+}
+
 void derive_sensors(BenchRow& row, const std::vector<SensorReading>& readings) {
   if (readings.empty()) return;
   std::vector<double> clocks;
@@ -60,6 +68,7 @@ void derive(BenchRow& row, const RowState& state, const std::vector<double>& twi
   row.gflops = useful_flops(row.problem.shape) / (row.median_us * 1e3);
   row.tokens_per_s = static_cast<double>(row.problem.shape.tokens) / row.median_us * 1e6;
   derive_floor(row, twin_us, ceilings);
+  derive_stream(row, ceilings);
   derive_sensors(row, state.readings);
   if (ceilings.samples == 0) return;
   const Roof roof = roof_of(row.problem, row.active_experts, ceilings);

@@ -38,7 +38,7 @@ struct Point {
   Problem problem;
   std::vector<LevelState> levels;
   ProbeSamples probes;
-  std::array<std::vector<double>, 2> twin_us;  // of the dense twin, by Cache
+  std::array<std::vector<double>, 3> twin_us;  // of the dense twin, by Cache
   SameSeries same;
   std::int64_t active_experts = 0;
   double max_over_mean = 0;

@@ -45,7 +45,7 @@ int list(bool json) {
   std::string text;
   std::map<std::string, std::set<std::string>> reasons;  // "backend: reason" -> levels
   nlohmann::ordered_json array = nlohmann::ordered_json::array();
-  for (const char* suite : {kJourney, kScale}) {
+  for (const char* suite : {kJourney, kScale, kDecode}) {
     std::vector<LevelInfo> all = list_levels();
     all.insert(all.end(), list_variants().begin(), list_variants().end());
     for (const LevelInfo& level : all) {
@@ -72,6 +72,13 @@ int list(bool json) {
                        {"backends", backends_of(level)},
                        {"cannot_run", cannot_run}});
     }
+  }
+  for (const char* suite : {kJourney, kScale, kDecode}) {
+    const std::string target = fmt::format("{}:{}", suite, kAutoLevel);
+    constexpr const char* kTechnique = "the level that suits the problem";
+    text += fmt::format("{:<26} {}\n", target, kTechnique);
+    array.push_back(
+        {{"target", target}, {"suite", suite}, {"name", kAutoLevel}, {"technique", kTechnique}});
   }
   for (const Myth& myth : list_myths()) {
     const std::string target = fmt::format("{}:{}", kMyths, myth.name);

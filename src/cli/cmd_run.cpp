@@ -45,7 +45,20 @@ constexpr double kScaleTimeout = 40;
 constexpr double kHangSeconds = 10;
 const std::vector<std::int64_t> kScaleTokens = {1, 8, 64, 256, 1024, 4096, 16384};
 const std::vector<std::int64_t> kMythTokens = {256, 1024, 4096, 8192, 16384};
+const std::vector<std::int64_t> kDecodeTokens = {1, 2, 4, 8, 16, 32, 64, 128, 256};
 const std::vector<std::int64_t> kCudaScaleTokens = {2048, 4096, 8192, 16384, 32768, 65536};
+
+/// The levels that moe_decode compares on a backend, and what `auto` makes of them: on a GPU those whose
+/// forward one recorded graph launches, on the CPU those that read weights in place.
+std::vector<std::string> decode_levels(Backend backend) {
+  std::vector<std::string> names;
+  const int first = backend == Backend::kCuda ? 7 : 3;
+  for (const LevelInfo& level : list_levels()) {
+    if (level.number >= first && level.on(backend)) names.push_back(level.name);
+  }
+  names.emplace_back(kAutoLevel);
+  return names;
+}
 
 /// The paragraph under "## What scale shows" of the level's docs page, as one line.
 std::string scale_reason(const LevelInfo& level) {
@@ -64,9 +77,11 @@ std::vector<Cache> parse_caches(const std::string& text) {
   if (text.empty()) return {};
   if (text == "cold") return {Cache::kCold};
   if (text == "hot") return {Cache::kHot};
+  if (text == "dirty") return {Cache::kDirty};
   if (text == "both") return {Cache::kCold, Cache::kHot};
+  if (text == "all") return {Cache::kCold, Cache::kDirty, Cache::kHot};
   fail(ErrorCode::kInvalidArgument, "unknown --cache '{}'; did you mean '{}'?", text,
-       nearest_match(text, {"cold", "hot", "both"}));
+       nearest_match(text, {"cold", "hot", "dirty", "both", "all"}));
 }
 
 std::vector<Launch> parse_launches(const std::string& text) {
@@ -99,19 +114,25 @@ class Run {
     bench_.min_samples =
         static_cast<int>(parse_integer("--min-samples", options.min_samples, 1, kMost));
     const bool scale = targets_.suite == kScale;
+    const bool on_cuda = workload_.layer.backend == Backend::kCuda;
     const bool about_myths = targets_.suite == kMyths;
     bench_.timeout_seconds = scale ? kScaleTimeout : kJourneyTimeout;
     if (!options.timeout.empty()) {
       bench_.timeout_seconds = parse_seconds("--timeout", options.timeout);
     }
     if (scale && !workload_.axis_given) {
-      workload_.tokens =
-          workload_.layer.backend == Backend::kCuda ? kCudaScaleTokens : kScaleTokens;
+      workload_.tokens = on_cuda ? kCudaScaleTokens : kScaleTokens;
+      workload_.axis_given = true;
+    }
+    const bool decode = targets_.suite == kDecode;
+    if (decode && !workload_.axis_given) {
+      workload_.tokens = kDecodeTokens;
       workload_.axis_given = true;
     }
     if (about_myths) {
       MOE_CHECK(options.launch == "auto", "--launch: {} launches as its claims say", kMyths);
-      MOE_CHECK(options.cache != "both", "--cache: {} compares in one state of the caches", kMyths);
+      MOE_CHECK(options.cache != "both" && options.cache != "all",
+                "--cache: {} compares in one state of the caches", kMyths);
       for (const std::string& name : targets_.myths) myths_.push_back(find_myth(name));
       if (myths_.empty()) myths_ = list_myths();
       bench_.series = series_of(myths_);
@@ -121,10 +142,13 @@ class Run {
       }
     }
     bench_.levels = targets_.levels;
+    if (decode && bench_.levels.empty()) bench_.levels = decode_levels(workload_.layer.backend);
     bench_.layer = workload_.layer;
     bench_.tokens = workload_.tokens;
     bench_.caches = parse_caches(options.cache);
-    bench_.launches = parse_launches(options.launch);
+    // One launch of a graph, as engines decode.
+    launch_ = decode && on_cuda && options.launch == "auto" ? "graph" : options.launch;
+    bench_.launches = parse_launches(launch_);
     MOE_CHECK(options.profile.empty() || options.profile == "kernels",
               "unknown --profile '{}'; did you mean 'kernels'?", options.profile);
     bench_.profile_kernels = !options.profile.empty() || about_myths;  // the causes are in there
@@ -172,7 +196,7 @@ class Run {
     }
     if (!options_.timeout.empty()) text += " --timeout " + options_.timeout;
     if (!cache.empty()) text += " --cache " + cache;
-    if (options_.launch != "auto") text += " --launch " + options_.launch;
+    if (launch_ != "auto") text += " --launch " + launch_;
     if (!options_.profile.empty()) text += " --profile " + options_.profile;
     return text;
   }
@@ -253,6 +277,7 @@ class Run {
   OwnedWeights weights_;  // of --data ckpt:...
   report::Format format_;
   Progress progress_;
+  std::string launch_;  // as asked for, or the suite's
   BenchOptions bench_;
 };
 

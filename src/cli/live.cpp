@@ -93,7 +93,8 @@ report::ResultFile LiveComparison::measure() {
   std::vector<std::vector<report::ResultRow>> runs;
   for (const report::ResultRow& row : first_.rows) {
     if (row.status != name_of(RowStatus::kOk)) continue;
-    (void)find_level(row.key.level);  // an unknown one is said before anything is measured
+    if (row.key.level != kAutoLevel)
+      (void)find_level(row.key.level);  // an unknown one is said before anything is measured
     const auto same = std::find_if(runs.begin(), runs.end(), [&](const auto& rows) {
       return same_run(rows.front().key, row.key);
     });

@@ -156,8 +156,8 @@ Targets parse_targets(const std::vector<std::string>& targets) {
   for (const std::string& target : targets) {
     const std::size_t colon = target.find(':');
     const std::string suite = target.substr(0, colon);
-    if (suite != kJourney && suite != kScale && suite != kMyths) {
-      std::vector<std::string> names = {kJourney, kScale, kMyths};
+    const std::vector<std::string> names = {kJourney, kScale, kDecode, kMyths};
+    if (std::find(names.begin(), names.end(), suite) == names.end()) {
       for (const LevelInfo& level : list_levels()) {
         if (level.name == target) {
           fail(ErrorCode::kInvalidArgument, "unknown target '{}'; did you mean '{}:{}'?", target,
@@ -176,6 +176,8 @@ Targets parse_targets(const std::vector<std::string>& targets) {
       all = true;
     } else if (suite == kMyths) {
       out.myths.push_back(find_myth(level).name);
+    } else if (level == kAutoLevel) {
+      out.levels.emplace_back(kAutoLevel);
     } else {
       out.levels.push_back(find_level(level).name);
     }

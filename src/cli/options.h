@@ -48,8 +48,8 @@ struct Workload {
 /// Options that reproduce `workload` at `tokens`, each with its value: "--thiek 64,... --dtype ...".
 [[nodiscard]] std::string repro_options(const Workload& workload, const std::string& tokens);
 
-/// "moe_journey" or "moe_scale" and level names, empty = all levels; "moe_myths" and myths' names,
-/// empty = all.
+/// "moe_journey", "moe_scale" or "moe_decode" and level names, "auto" among them, empty = the suite's;
+/// "moe_myths" and myths' names, empty = all.
 struct Targets {
   std::string suite;
   std::vector<std::string> levels;
@@ -60,6 +60,7 @@ struct Targets {
 
 inline constexpr const char* kJourney = "moe_journey";
 inline constexpr const char* kScale = "moe_scale";
+inline constexpr const char* kDecode = "moe_decode";
 inline constexpr const char* kMyths = "moe_myths";
 
 }  // namespace moe::cli

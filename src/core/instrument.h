@@ -16,13 +16,14 @@
 
 namespace moe {
 
-/// Samples of the hardware's rates, in GFLOP/s and GB/s.
+/// Samples of the hardware's rates, in GFLOP/s and GB/s, and of what nothing at all costs.
 struct ProbeSamples {
   std::vector<double> fp32;
   std::vector<double> bf16;
   std::vector<double> fp8;
   std::vector<double> read;
   std::vector<double> copy;
+  std::vector<double> empty_us;  // microseconds of an empty kernel
   void append(const ProbeSamples& other);
 };
 

@@ -8,6 +8,9 @@
 
 namespace moe::cuda {
 
+/// One launch of a kernel that does nothing.
+void launch_empty(cudaStream_t stream);
+
 /// Reads `bytes` bytes (a multiple of 16) at the rate of the memory. `sink` is 4 bytes that are
 /// practically never written.
 void read_memory(const void* data, std::size_t bytes, unsigned* sink, cudaStream_t stream);
@@ -18,19 +21,19 @@ class Stopwatch {
 
   /// Milliseconds between the events around `work`, which are waited for.
   ///
-  /// Cold: more than the L2 cache holds is written, and then as much other memory is read. NOTE: the
-  /// write alone leaves the cache full of dirty lines, and work that starts then pays for writing
-  /// them back.
+  /// Cold: more than the L2 cache holds is written, and then as much other memory is read.
+  /// Dirty: it is written only. NOTE: that leaves the cache full of dirty lines, and work that starts
+  /// then pays for writing them back.
   /// Eager: the host waits for everything before, so that the time of the launches is in the sample.
   /// Graph: the device is kept busy until the launch is queued, so that it is not.
   [[nodiscard]] double milliseconds(const std::function<void()>& work, const Timing& timing);
 
  private:
-  void flush();
+  void flush(bool clean);
 
   CudaDevice& device_;
   std::size_t flush_bytes_;
-  DeviceBuffer written_;  // both allocated by the first cold sample
+  DeviceBuffer written_;  // both allocated by the first sample that is not hot
   DeviceBuffer read_;
   DeviceBuffer sink_;
   Event start_;

@@ -58,4 +58,13 @@ struct Footer {
 /// Lines of at most `width` columns, broken at spaces.
 [[nodiscard]] std::vector<std::string> wrap(const std::string& text, std::size_t width);
 
+/// The tables of -t moe_decode, a group for each state of the caches: medians, rates at which weights
+/// of active experts were read, shares of the stream floor.
+[[nodiscard]] std::string render_decode(const Report& report, std::size_t width);
+[[nodiscard]] std::string markdown_decode(const Report& report);
+/// What the stream floor is made of; "" where nothing was measured.
+[[nodiscard]] std::string stream_floor_text(const Report& report);
+/// "takes streaming from T=1, takes persistent from T=64": the rows of level "auto"; "" without any.
+[[nodiscard]] std::string choices_text(const Report& report);
+
 }  // namespace moe::report

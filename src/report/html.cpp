@@ -32,7 +32,7 @@ code{font:.8rem/1.4 ui-monospace,monospace;overflow-wrap:anywhere}
 svg{display:block;width:100%;height:auto;font:11px system-ui,sans-serif;overflow:visible}
 svg text{fill:var(--fg);paint-order:stroke;stroke:var(--card);stroke-width:3px}svg .tick,svg .muted{fill:var(--muted)}svg .tick{font-size:10px}svg .delta{fill:var(--muted)}
 svg .value{font-weight:600}.grid{stroke:var(--line);stroke-width:1}.roof{stroke:var(--roof);stroke-width:1.2;stroke-dasharray:4 3}
-.line{fill:none;stroke-width:1.8;stroke:var(--c)}.interval{stroke:var(--c);stroke-width:8;opacity:.35}.step{stroke:var(--c);stroke-width:1.5}
+.line{fill:none;stroke-width:1.8;stroke:var(--c)}.floor{fill:none;stroke:var(--roof);stroke-width:1.2;stroke-dasharray:4 3}.interval{stroke:var(--c);stroke-width:8;opacity:.35}.step{stroke:var(--c);stroke-width:1.5}
 circle,rect{fill:var(--c)}.cross{fill:none;stroke:var(--c);stroke-width:1.8}.track{--c:var(--line)}.bad{--c:#d11f1f}
 .area{fill:#3b82c4;fill-opacity:.45;stroke:#3b82c4;stroke-width:1}
 .legend{display:flex;flex-wrap:wrap;gap:2px 12px;font-size:.8rem;color:var(--muted)}
@@ -168,6 +168,14 @@ std::string row_html(const ChartRow& row, const std::vector<ChartRow>& all) {
                                     format_microseconds(times.interval.low),
                                     format_microseconds(times.interval.high),
                                     format_microseconds(times.fastest_us), row.row->samples));
+    if (const auto share = row.number("stream_fraction")) {
+      facts.add("stream",
+                fmt::format("{:.4g} GB/s of weights of {:g} active experts, {} of the "
+                            "stream floor, {}",
+                            row.number("weight_gbs").value_or(0),
+                            row.number("active_experts").value_or(0), percent(*share),
+                            format_microseconds(row.number("stream_floor_us").value_or(0))));
+    }
     facts.add("rate", fmt::format("{:.1f} useful GFLOP/s, {:.0f} tokens/s",
                                   row.number("gflops").value_or(0),
                                   row.number("tokens_per_s").value_or(0)));
@@ -239,7 +247,11 @@ std::string section(const ResultFile& file) {
   const std::vector<std::vector<ChartRow>> problems = by_problem(rows);
   std::string wide;
   if (problems.size() > 1) {
-    wide += card("Over tokens", sweep_chart(rows), "Median time of a forward, both axes log.");
+    const bool decode = file.suite == "moe_decode";
+    wide += card("Over tokens", sweep_chart(rows, decode),
+                 decode ? "Median time of a forward, both axes log. Dashed: the weights of the "
+                          "active experts at the measured read rate, and an empty kernel."
+                        : "Median time of a forward, both axes log.");
   }
   wide += card("Roofline", roofline_chart(rows, file.document.at("ceilings")),
                "Useful FLOP/s of each row under the ceilings that were measured beside it.");

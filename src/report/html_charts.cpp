@@ -162,9 +162,10 @@ std::string ladder_chart(const std::vector<ChartRow>& rows) {
   return svg.str();
 }
 
-std::string sweep_chart(const std::vector<ChartRow>& rows) {
+std::string sweep_chart(const std::vector<ChartRow>& rows, bool stream_floor) {
   std::map<std::string, std::vector<const ChartRow*>> lines;  // by name, in order of tokens
   std::set<double> tokens;
+  std::map<double, double> floors;  // by tokens
   double low = 0;
   double high = 0;
   for (const ChartRow& row : rows) {
@@ -174,6 +175,10 @@ std::string sweep_chart(const std::vector<ChartRow>& rows) {
     const double value = row.row->times.median_us;
     low = low == 0 ? value : std::min(low, value);
     high = std::max(high, value);
+    const std::optional<double> floor = row.number("stream_floor_us");
+    if (!stream_floor || !floor) continue;
+    floors[static_cast<double>(row.row->key.problem.shape.tokens)] = *floor;
+    low = std::min(low, *floor);
   }
   if (high == 0) return {};
   Svg svg(kWidth, kPlotHeight, "median time over tokens");
@@ -187,6 +192,9 @@ std::string sweep_chart(const std::vector<ChartRow>& rows) {
     ticks = std::move(fewer);
   }
   draw_axes(svg, x, ticks, y, count_text, format_microseconds, "tokens");
+  Points floor;
+  for (const auto& [count, value] : floors) floor.emplace_back(x.at(count), y.at(value));
+  if (floor.size() > 1) svg.polyline(floor, "floor");
   for (const auto& [name, line] : lines) {
     Points points;
     for (const ChartRow* row : line) {
@@ -217,6 +225,7 @@ std::string sweep_chart(const std::vector<ChartRow>& rows) {
     legend +=
         fmt::format("<span><i class='{}'></i>{}</span>", line.front()->color(), escape_html(name));
   }
+  if (floor.size() > 1) legend += "<span>dashed: the stream floor</span>";
   return svg.str() + legend +
          "<span>&#215; at the top: out of memory, timeout or failed</span></p>";
 }

@@ -24,8 +24,9 @@ struct ChartRow {
 
 /// Medians of one problem on a log axis, level by level, with the gain over the level before.
 [[nodiscard]] std::string ladder_chart(const std::vector<ChartRow>& rows);
-/// Medians over tokens, both axes log; crosses where a level did not run.
-[[nodiscard]] std::string sweep_chart(const std::vector<ChartRow>& rows);
+/// Medians over tokens, both axes log; crosses where a level did not run. With `stream_floor` also the
+/// line of what reading the active experts' weights takes.
+[[nodiscard]] std::string sweep_chart(const std::vector<ChartRow>& rows, bool stream_floor);
 /// Useful FLOP/s over useful FLOP per byte that must move, under the measured ceilings.
 [[nodiscard]] std::string roofline_chart(const std::vector<ChartRow>& rows,
                                          const nlohmann::json& ceilings);

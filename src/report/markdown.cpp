@@ -22,7 +22,21 @@ std::string row_line(const BenchRow& row, const std::vector<ReportRow>& rows) {
 
 std::string render_markdown(const Report& report) {
   std::string text;
-  for (const std::vector<ReportRow>& rows : by_problem(report.rows)) {
+  const bool decode = report.suite == "moe_decode" && !report.rows.empty();
+  if (decode) {
+    const Problem& problem = report.rows.front().bench.problem;
+    text = fmt::format("**{}** {}{} {}, H={} I={} E={} K={}, skew {}, seed {}\n\n", report.suite,
+                       source_text(report), name_of(report.backend), name_of(problem.dtype),
+                       problem.shape.hidden, problem.shape.intermediate, problem.shape.experts,
+                       problem.shape.top_k, report.skew, report.seed) +
+           markdown_decode(report);
+    text += fmt::format("- floor: {}\n", stream_floor_text(report));
+    if (const std::string choices = choices_text(report); !choices.empty()) {
+      text += fmt::format("- auto: {}\n", choices);
+    }
+  }
+  for (const std::vector<ReportRow>& rows :
+       by_problem(decode ? std::vector<ReportRow>{} : report.rows)) {
     text += fmt::format("**{}** {}\n\n", report.suite,
                         problem_text(report, rows.front().bench.problem));
     text += fmt::format(

@@ -21,7 +21,7 @@ struct ReportRow {
 };
 
 struct Report {
-  std::string suite;  // "moe_journey" | "moe_scale" | "moe_myths"
+  std::string suite;  // "moe_journey" | "moe_scale" | "moe_decode" | "moe_myths"
   Backend backend = Backend::kCpu;
   std::string skew;
   std::uint64_t seed = 0;

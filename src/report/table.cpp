@@ -178,9 +178,23 @@ std::string scale_block(const Report& report, const std::vector<LevelInfo>& leve
   return text;
 }
 
+/// One line per level and status: the smallest problem that it fails on.
+std::vector<Footer> failures(const Report& report) {
+  std::vector<Footer> notes;
+  std::set<std::string> said;
+  for (const ReportRow& row : report.rows) {
+    if (row.bench.status == RowStatus::kOk) continue;
+    const std::string key = fmt::format("{} {}", row.bench.level.name, name_of(row.bench.status));
+    if (!said.insert(key).second) continue;
+    notes.push_back({"note", fmt::format("{} from T={}: {}", row.bench.level.name,
+                                         row.bench.problem.shape.tokens, status_text(row.bench))});
+  }
+  return notes;
+}
+
 std::string scale_tables(const Report& report, const Paint& paint) {
   const std::vector<LevelInfo> levels = levels_of(report);
-  std::vector<Footer> notes;
+  std::vector<Footer> notes = failures(report);
   const Problem& problem = report.rows.front().bench.problem;
   std::string text =
       fmt::format("{}  {}{} {}  H={} I={} E={} K={}  skew {}  seed {}\n\n",
@@ -198,14 +212,24 @@ std::string scale_tables(const Report& report, const Paint& paint) {
     text += paint.dim("gain over the level before; ~ is not distinguishable from noise") + "\n" +
             gains + "\n";
   }
-  std::set<std::string> said;
-  for (const ReportRow& row : report.rows) {
-    if (row.bench.status == RowStatus::kOk) continue;
-    // One line per level and status: the smallest problem that it fails on.
-    const std::string key = fmt::format("{} {}", row.bench.level.name, name_of(row.bench.status));
-    if (!said.insert(key).second) continue;
-    notes.push_back({"note", fmt::format("{} from T={}: {}", row.bench.level.name,
-                                         row.bench.problem.shape.tokens, status_text(row.bench))});
+  for (const Footer& footer : footers(report, {})) notes.push_back(footer);
+  return text + footer_lines(notes, paint);
+}
+
+std::string decode_tables(const Report& report, const Paint& paint) {
+  const Problem& problem = report.rows.front().bench.problem;
+  std::string text =
+      fmt::format("{}  {}{} {}  H={} I={} E={} K={}  skew {}  seed {}\n\n",
+                  paint.bold(report.suite), source_text(report), name_of(report.backend),
+                  name_of(problem.dtype), problem.shape.hidden, problem.shape.intermediate,
+                  problem.shape.experts, problem.shape.top_k, report.skew, report.seed);
+  text += render_decode(report, kWidth);
+  std::vector<Footer> notes = failures(report);
+  if (const std::string floor = stream_floor_text(report); !floor.empty()) {
+    notes.push_back({"floor", floor});
+  }
+  if (const std::string choices = choices_text(report); !choices.empty()) {
+    notes.push_back({"auto", choices});
   }
   for (const Footer& footer : footers(report, {})) notes.push_back(footer);
   return text + footer_lines(notes, paint);
@@ -228,6 +252,7 @@ std::string render_table(const Report& report, bool color) {
   const Paint paint(color);
   if (report.rows.empty()) return footer_lines(footers(report, {}), paint);
   if (report.suite == "moe_myths") return myth_tables(report, paint);
+  if (report.suite == "moe_decode") return decode_tables(report, paint);
   return report.suite == "moe_scale" ? scale_tables(report, paint) : journey_tables(report, paint);
 }
 

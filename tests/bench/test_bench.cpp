@@ -6,6 +6,7 @@
 
 #include "bench/probes.h"
 #include "core/threads.h"
+#include "core/workload.h"
 #include "moe/bench.h"
 #include "moe/error.h"
 
@@ -198,6 +199,39 @@ TEST(Roof, IsTheLargerOfArithmeticAndTraffic) {
   EXPECT_NEAR(one.microseconds, minimum_bytes(problem, 2) / 10e3, 1e-6);
 }
 
+TEST(StreamFloor, IsTheActiveWeightsOverTheReadRateAndAnEmptyKernel) {
+  Ceilings ceilings;
+  ceilings.samples = 1;
+  ceilings.read_gbs = 4600;
+  const Problem problem{
+      .shape = {.tokens = 1, .hidden = 2048, .intermediate = 768, .experts = 128, .top_k = 8},
+      .dtype = DType::kBF16};
+  EXPECT_DOUBLE_EQ(active_weight_bytes(problem, 8), 75'497'472);  // 8 x three matrices of 3 MiB
+  EXPECT_NEAR(stream_floor_us(problem, 8, ceilings), 16.4125, 1e-4);
+  EXPECT_NEAR(stream_floor_us(problem, 16, ceilings), 32.8250, 1e-4);
+  ceilings.empty_us = 3.7;
+  EXPECT_NEAR(stream_floor_us(problem, 8, ceilings), 20.1125, 1e-4);
+}
+
+TEST(Bench, AutoIsARowThatNamesTheLevelItTakes) {
+  BenchOptions options = tiny({"auto", "memefficient"});
+  const BenchResult result = bench(options);
+  ASSERT_EQ(result.rows.size(), 2U);
+  EXPECT_EQ(result.rows[0].level.name, "memefficient");
+  const BenchRow& row = result.rows[1];
+  ASSERT_EQ(row.status, RowStatus::kOk) << row.reason;
+  EXPECT_EQ(row.level.name, "auto");
+  LayerOptions layer = options.layer;
+  layer.level = "auto";
+  const OwnedWeights weights = make_weights(layer.problem, 0);
+  const LevelInfo taken = Layer::create(layer, weights.view()).level();
+  EXPECT_EQ(row.level.technique, "takes " + taken.name);
+  EXPECT_EQ(row.level.number, taken.number);
+  EXPECT_DOUBLE_EQ(*row.weight_gbs,
+                   active_weight_bytes(row.problem, row.active_experts) / row.median_us / 1e3);
+  EXPECT_DOUBLE_EQ(*row.stream_fraction, *row.stream_floor_us / row.median_us);
+}
+
 TEST(Probes, EveryTierMeasuresPlausibleRates) {
   for (const Isa isa : available_isas()) {
     LayerOptions options;
@@ -212,6 +246,7 @@ TEST(Probes, EveryTierMeasuresPlausibleRates) {
     EXPECT_GT(ceilings.read_gbs, 0.2);
     EXPECT_LT(ceilings.read_gbs, 2000);
     EXPECT_EQ(ceilings.bf16_gflops.has_value(), isa >= Isa::kAvx512bf16);
+    EXPECT_FALSE(ceilings.empty_us.has_value()) << "the CPU launches no kernels";
   }
 }
 

@@ -63,5 +63,30 @@ TEST(Rows, ComparesEqualLaunchesAndCachesAndSharesOfTheTwin) {
   EXPECT_FALSE(rows[2].twin_fraction.has_value()) << "the twin was timed cold only";
 }
 
+TEST(Rows, ShareOfTheStreamFloorIsOfTheExpertsThatAreActive) {
+  Point point;
+  point.levels = {measured(9, "streaming", false, 50)};
+  point.levels.front().rows.front().row.problem = {
+      .shape = {.tokens = 4, .hidden = 1000, .intermediate = 500, .experts = 8, .top_k = 2},
+      .dtype = DType::kBF16};
+  Ceilings ceilings;
+  ceilings.samples = 5;
+  ceilings.fp32_gflops = 1;
+  ceilings.read_gbs = 1000;
+  ceilings.empty_us = 4;
+  BenchResult unrouted;
+  append_rows(point, ceilings, unrouted);
+  EXPECT_FALSE(unrouted.rows[0].stream_fraction.has_value()) << "no input was routed";
+  point.active_experts = 7;
+  BenchResult result;
+  append_rows(point, ceilings, result);
+  EXPECT_DOUBLE_EQ(*result.rows[0].weight_gbs, 420);      // 7 x 3 MB in 50 us
+  EXPECT_DOUBLE_EQ(*result.rows[0].stream_floor_us, 25);  // 21 us and the empty kernel
+  EXPECT_DOUBLE_EQ(*result.rows[0].stream_fraction, 0.5);
+  BenchResult unprobed;
+  append_rows(point, {}, unprobed);
+  EXPECT_FALSE(unprobed.rows[0].stream_fraction.has_value()) << "no read rate was measured";
+}
+
 }  // namespace
 }  // namespace moe

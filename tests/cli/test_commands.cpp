@@ -60,8 +60,11 @@ TEST(Usage, EveryErrorIsOneSentenceWithTheValues) {
       {"bench rnu", "moe: bench: unknown command 'rnu'; did you mean 'run'?\n"},
       {"bench run -t moe_journey --output /no/such/folder/x.json",
        "moe: cannot write /no/such/folder/x.json: no folder /no/such/folder\n"},
-      {"bench run -t moe_journey --backend cpu --cache warm",
-       "moe: unknown --cache 'warm'; did you mean 'cold'?\n"},
+      {"bench run -t moe_journey --backend cpu --cache cod",
+       "moe: unknown --cache 'cod'; did you mean 'cold'?\n"},
+      {"bench run -t moe_decode --backend cpu --cache dirty",
+       "moe: the cpu backend measures with hot caches only, not dirty\n"},
+      {"bench run -t moe_decod", "moe: unknown target 'moe_decod'; did you mean 'moe_decode'?\n"},
       {"bench run -t moe_journey --launch grph",
        "moe: unknown --launch 'grph'; did you mean 'graph'?\n"},
       {"bench run -t moe_journey --backend cpu --cache cold",
@@ -154,6 +157,39 @@ TEST(Run, TheReproCommandOfARowRuns) {
   }
 }
 
+TEST(Run, DecodeSweepsOneTo256TokensWithWhatAutoTakes) {
+  const Said said = run_moe("bench run -t moe_decode --backend cpu -q --format json" + kTiny);
+  ASSERT_EQ(said.code, 0) << said.err;
+  EXPECT_EQ(test::schema_errors(said.out), "");
+  const test::Json object = test::Json::parse(said.out);
+  EXPECT_EQ(object["run"]["suite"], "moe_decode");
+  std::set<std::int64_t> tokens;
+  std::set<std::string> names;
+  for (const test::Json& row : object["rows"]) {
+    tokens.insert(row["tokens"].get<std::int64_t>());
+    names.insert(row["name"].get<std::string>());
+    if (row["status"] == "skipped") continue;
+    ASSERT_EQ(row["status"], "ok") << row["reason"];
+    EXPECT_EQ(row["cache"], "hot");
+    const double bytes = 3.0 * 64 * 32 * 4 * row["active_experts"].get<double>();
+    EXPECT_NEAR(row["weight_gbs"], bytes / row["median_us"].get<double>() / 1e3, 1e-9);
+    EXPECT_NEAR(row["stream_fraction"],
+                row["stream_floor_us"].get<double>() / row["median_us"].get<double>(), 1e-12);
+    if (row["name"] == "auto") {
+      EXPECT_TRUE(row["technique"].get<std::string>().starts_with("takes ")) << row["technique"];
+    }
+  }
+  EXPECT_EQ(tokens, (std::set<std::int64_t>{1, 2, 4, 8, 16, 32, 64, 128, 256}));
+  EXPECT_TRUE(names.contains("auto"));
+  EXPECT_TRUE(names.contains("memefficient"));
+  EXPECT_FALSE(names.contains("naive"));
+  const std::string auto_row = object["rows"].back()["repro"];
+  EXPECT_NE(auto_row.find("-t moe_decode:auto"), std::string::npos) << auto_row;
+  const Said one = run_moe(auto_row.substr(6) + " -q");
+  EXPECT_EQ(one.code, 0) << one.err;
+  EXPECT_NE(one.out.find("share of the stream floor"), std::string::npos) << one.out;
+}
+
 TEST(Run, EveryLevelOutOfMemoryIsSeven) {
   const Said said = run_moe("bench run -t moe_journey:1 -q --workspace-limit 1" + kTiny);
   EXPECT_EQ(said.code, 7);
@@ -229,7 +265,7 @@ TEST(Run, InterruptEndsWithinASecondWithWhatWasFinished) {
 
 TEST(List, TargetsOnePerLine) {
   const std::size_t targets =
-      2 * (list_levels().size() + list_variants().size()) + list_myths().size();
+      3 * (list_levels().size() + list_variants().size() + 1) + list_myths().size();
   const Said said = run_moe("bench list-targets");
   EXPECT_EQ(said.code, 0);
   std::size_t listed = 0;
@@ -248,7 +284,7 @@ TEST(List, TargetsOnePerLine) {
   // Every level that is said to be unable to run has a reason, and the text has each reason once.
   std::set<std::string> said_reasons;
   for (const test::Json& target : array) {
-    if (!target.contains("cannot_run")) continue;  // a claim
+    if (!target.contains("cannot_run")) continue;  // "auto", or a claim
     for (const auto& [backend, reason] : target["cannot_run"].items()) {
       EXPECT_NE(reason, "");
       said_reasons.insert(backend + ": " + reason.get<std::string>());

@@ -1,6 +1,9 @@
 // A report with a row of every status, made by hand.
 #pragma once
 
+#include <string>
+#include <tuple>
+
 #include "report/report.h"
 
 namespace moe::test {
@@ -92,6 +95,48 @@ inline report::Report example_report() {
   rows[6].error = 1.0 / 0.0;  // a row of zeros where the answer is not zero
   for (const BenchRow& row : rows) {
     report.rows.push_back({row, "moe_journey:" + row.level.name, "./moe bench run"});
+  }
+  return report;
+}
+
+/// A run of moe_decode on a GPU: two token counts, two states of the caches, a level that is not there at
+/// one of them.
+inline report::Report example_decode_report() {
+  report::Report report = example_report();
+  report.suite = "moe_decode";
+  report.backend = Backend::kCuda;
+  report.ceilings.read_gbs = 4000;
+  report.ceilings.empty_us = 3.75;
+  report.rows.clear();
+  for (const std::int64_t tokens : {1, 64}) {
+    for (const auto& [number, name, factor] :
+         {std::tuple(8, "persistent", 2.0), std::tuple(9, "streaming", 1.25),
+          std::tuple(9, "auto", 1.25)}) {
+      for (const Cache cache : {Cache::kCold, Cache::kDirty}) {
+        const double floor_us = 20.0 * static_cast<double>(tokens);
+        const double median_us = floor_us * factor + (cache == Cache::kDirty ? 5 : 0);
+        BenchRow row = example_row(number, name, median_us);
+        if (row.level.name == kAutoLevel) {
+          row.level.variant = true;
+          row.level.technique = tokens == 1 ? "takes streaming" : "takes persistent";
+        }
+        row.problem.shape.tokens = tokens;
+        row.problem.dtype = DType::kBF16;
+        row.cache = cache;
+        row.launch = Launch::kGraph;
+        row.active_experts = tokens == 1 ? 2 : 8;
+        row.stream_floor_us = floor_us;
+        row.stream_fraction = floor_us / median_us;
+        row.weight_gbs = 4000 * (floor_us - 3.75) / median_us;
+        if (tokens == 64 && row.level.name == "streaming") {
+          row = without_time(number, name, RowStatus::kSkipped);
+          row.problem.shape.tokens = tokens;
+          row.problem.dtype = DType::kBF16;
+          row.cache = cache;
+        }
+        report.rows.push_back({row, "moe_decode:" + row.level.name, "./moe bench run"});
+      }
+    }
   }
   return report;
 }

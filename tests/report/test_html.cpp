@@ -129,6 +129,17 @@ TEST(Html, OfATokensSweepMarksWhatDidNotRun) {
   EXPECT_NE(html.find("class='area'"), std::string::npos);
 }
 
+TEST(Html, OfADecodeRunHasTheFloorBesideTheLevels) {
+  const std::string html = render_html({file_of(test::example_decode_report())});
+  EXPECT_EQ(unbalanced(html), "");
+  EXPECT_EQ(count(html, "class='floor'"), 1U);
+  EXPECT_NE(html.find("dashed: the stream floor"), std::string::npos);
+  EXPECT_NE(html.find("8 persistent [dirty] T=64"), std::string::npos);
+  EXPECT_NE(html.find("GB/s of weights of 2 active experts, 80 % of the stream floor, 20.0 us"),
+            std::string::npos);
+  EXPECT_EQ(count(render_html({file_of(many_rows(4, 8))}), "class='floor'"), 0U);
+}
+
 TEST(Html, OfOldFilesHasWhatTheyHave) {
   Json old = Json::parse(render(test::example_report(), report::Format::kJson, false));
   for (Json& row : old["rows"]) {

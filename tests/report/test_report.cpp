@@ -60,6 +60,70 @@ TEST(Table, OfAGpuShowsTheTwinAndTheConditions) {
   EXPECT_NE(line_with(lines, "ceilings").find("fp8 1300.0 TFLOP/s"), std::string::npos) << text;
 }
 
+TEST(Table, OfADecodeRunHasTimesRatesAndShares) {
+  const report::Report report = test::example_decode_report();
+  const std::string text = render(report, Format::kTable, false);
+  const auto lines = lines_of(text);
+  for (const std::string& line : lines) {
+    EXPECT_LE(line.size(), 110U) << line;
+    EXPECT_FALSE(line.ends_with(' ')) << '"' << line << '"';
+  }
+  const std::size_t dirty = text.find("median time of a forward, dirty caches, graph launches");
+  ASSERT_NE(dirty, std::string::npos) << text;
+  EXPECT_LT(text.find("median time of a forward, cold caches, graph launches"), dirty);
+  const std::string head = " tokens  active     floor    persistent     streaming          auto\n";
+  EXPECT_NE(
+      text.find(head + "      1       2   20.0 us       40.0 us       25.0 us       25.0 us\n"
+                       "     64       8   1.28 ms       2.56 ms       skipped       1.60 ms\n"),
+      std::string::npos)
+      << text;
+  EXPECT_NE(text.find("TB/s of weights of active experts\n" + head +
+                      "      1       2   20.0 us          1.62          2.60          2.60\n"),
+            std::string::npos)
+      << text;
+  EXPECT_NE(text.find("share of the stream floor\n" + head +
+                      "      1       2   20.0 us          50 %          80 %          80 %\n"
+                      "     64       8   1.28 ms          50 %             -          80 %\n"),
+            std::string::npos)
+      << text;
+  EXPECT_NE(text.find("          44 %          67 %          67 %\n", dirty), std::string::npos)
+      << text;
+  EXPECT_NE(line_with(lines, "floor ").find("4000.0 GB/s over all), and 3.8 us of an empty kernel"),
+            std::string::npos);
+  EXPECT_EQ(line_with(lines, "auto "),
+            "auto      takes streaming from T=1, takes persistent from T=64");
+  EXPECT_NE(line_with(lines, "note ").find("streaming from T=64: skipped: a reason"),
+            std::string::npos);
+
+  const std::string markdown = render(report, Format::kMarkdown, false);
+  EXPECT_NE(markdown.find("| tokens | active experts | floor | persistent | streaming | auto |\n"),
+            std::string::npos)
+      << markdown;
+  EXPECT_NE(
+      markdown.find("| 1 | 2 | 20.0 us | 40.0 us, 1.62 TB/s, 50 % | 25.0 us, 2.60 TB/s, 80 % |"),
+      std::string::npos)
+      << markdown;
+  EXPECT_NE(markdown.find("| 64 | 8 | 1.28 ms | 2.56 ms, "), std::string::npos) << markdown;
+  EXPECT_NE(markdown.find(" | skipped | 1.60 ms, "), std::string::npos) << markdown;
+}
+
+TEST(Json, OfADecodeRunHasTheStreamFloor) {
+  const report::Report report = test::example_decode_report();
+  const std::string text = render(report, Format::kJson, false);
+  EXPECT_EQ(test::schema_errors(text), "");
+  const test::Json object = test::Json::parse(text);
+  EXPECT_EQ(object["run"]["suite"], "moe_decode");
+  EXPECT_EQ(object["ceilings"]["empty_us"], 3.75);
+  EXPECT_EQ(object["rows"][1]["cache"], "dirty");
+  EXPECT_EQ(object["rows"][1]["stream_floor_us"], 20);
+  EXPECT_DOUBLE_EQ(object["rows"][1]["stream_fraction"], 20.0 / 45);
+  EXPECT_EQ(object["rows"][2]["weight_gbs"], 2600);
+  EXPECT_TRUE(object["rows"][8]["stream_fraction"].is_null());
+  const std::string csv = render(report, Format::kCsv, false);
+  EXPECT_NE(csv.substr(0, csv.find('\n')).find(",weight_gbs,stream_floor_us,stream_fraction,"),
+            std::string::npos);
+}
+
 TEST(Table, ShowsTheKernelsOfALevel) {
   const std::string text = render(test::example_gpu_report(), Format::kTable, false);
   const auto lines = lines_of(text);

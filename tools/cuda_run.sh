@@ -3,8 +3,8 @@
 # (default: here).
 #   run.sh test       every test of tests/cuda, and the conformance tests on the GPU
 #   run.sh bench ...  measure_gpu.sh ...: the benches whose results are committed, their JSON to $OUT
-#   run.sh sanitize   compute-sanitizer: memcheck on the routing kernels and on a forward of each level,
-#                     racecheck on the routing kernels and a forward of each level
+#   run.sh sanitize   compute-sanitizer: memcheck and racecheck on the routing kernels, on a forward of each
+#                     level and on those of level 9 for one token, few and many
 #   run.sh time ...   cuda_timings ..., its rows also in $OUT/cuda_timings.jsonl
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")" || exit
@@ -14,6 +14,8 @@ cublas=$(find /usr/local/cuda*/ /usr/lib /opt -name 'libcublasLt.so.13' -print -
 libraries=$(dirname "$cublas")
 export LD_LIBRARY_PATH=$PWD/lib:$libraries:${LD_LIBRARY_PATH:-}
 routing='CudaSoftmaxTopK.LowestIndexWinsTies:CudaSoftmaxTopK.SurvivesExtremeLogits:CudaPermute.SortsSkewedRows:CudaRouting.TiesAndSkew'
+
+streaming='CudaStreamRouter.NanStaysInItsToken:CudaStreamRouter.TiesGoToTheLowestExpert:CudaStreamToken.ManySlots:CudaStreamToken.NanIsNan:CudaStreamExperts.FewTokens:CudaStreamExperts.NanStaysInItsToken:CudaStreaming.NanStaysInItsToken'
 
 sanitize() { # tool, gtest filter
   timeout 120 compute-sanitizer --error-exitcode 9 --tool "$1" ./test_cuda --gtest_brief=1 \
@@ -32,8 +34,8 @@ case ${1:-} in
     exit $status ;;
   bench) shift; MOE=$PWD/moe ./measure_gpu.sh "$out" "$@" ;;
   sanitize)
-    sanitize memcheck "$routing:*off_tile_bf16:*several_chunks_bf16" &&
-      sanitize racecheck "$routing:*AgreeWithTheOracle/one_token_bf16" ;;
+    sanitize memcheck "$routing:$streaming:*off_tile_bf16:*several_chunks_bf16" &&
+      sanitize racecheck "$routing:$streaming:*AgreeWithTheOracle/one_token_bf16" ;;
   time) shift; timeout 400 ./cuda_timings "$@" | tee "$out/cuda_timings.jsonl" ;;
   *) sed -n '2,9s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 2 ;;
 esac

@@ -46,7 +46,7 @@ TEST_F(CudaBench, TimesACopyAtARateThatTheMemoryCanHave) {
   const DeviceBuffer from(std::size_t{256} << 20);
   const DeviceBuffer to(from.size());
   for (const Launch launch : {Launch::kEager, Launch::kGraph}) {
-    for (const Cache cache : {Cache::kCold, Cache::kHot}) {
+    for (const Cache cache : {Cache::kCold, Cache::kDirty, Cache::kHot}) {
       std::vector<double> rates;
       for (int i = 0; i < 5; ++i) {
         const double seconds = instrument_->seconds(
@@ -73,13 +73,17 @@ TEST_F(CudaBench, AColdSampleReadsFromMemoryAndAHotOneFromTheCache) {
     read_memory(data.data(), data.size(), sink.as<unsigned>(), bench_stream());
   };
   std::vector<double> cold;
+  std::vector<double> dirty;
   std::vector<double> hot;
   for (int i = 0; i < 15; ++i) {
     cold.push_back(instrument_->seconds(read, {Cache::kCold, Launch::kGraph}));
+    dirty.push_back(instrument_->seconds(read, {Cache::kDirty, Launch::kGraph}));
     read();
     hot.push_back(instrument_->seconds(read, {Cache::kHot, Launch::kGraph}));
   }
   EXPECT_LT(median(hot), 0.9 * median(cold)) << median(hot) << " s and " << median(cold) << " s";
+  EXPECT_GT(median(dirty), 1.05 * median(cold))
+      << median(dirty) << " s: what is in the cache must be written back first";
 }
 
 TEST_F(CudaBench, PoisonIsNaNInBothTypes) {
@@ -123,6 +127,9 @@ TEST_F(CudaBench, CeilingsArePlausible) {
   EXPECT_GT(ceilings.read_gbs, 500);
   EXPECT_LT(ceilings.read_gbs, 20000);
   EXPECT_LT(*ceilings.copy_gbs, 1.2 * ceilings.read_gbs);
+  ASSERT_TRUE(ceilings.empty_us.has_value());
+  EXPECT_GT(*ceilings.empty_us, 0.5);
+  EXPECT_LT(*ceilings.empty_us, 50);
 }
 
 TEST_F(CudaBench, MeasuresEveryLevelVerified) {

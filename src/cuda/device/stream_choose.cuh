@@ -31,17 +31,13 @@ struct ListChoice {
   __device__ void divide(int slot, float sum) const { out.topk_weights[slot] /= sum; }
 };
 
-/// Writes a slot down and sets the token's bit of the expert.
-struct MarkChoice {
+/// Writes a slot down.
+struct PlainChoice {
   std::int32_t* idx;  // [K]
   float* weights;     // [K]
-  unsigned* masks;    // [E][words] at the token's word
-  int words;
-  unsigned bit;
   __device__ void choose(int slot, int expert, float weight) const {
     idx[slot] = expert;
     weights[slot] = weight;
-    atomicOr(masks + expert * words, bit);
   }
   __device__ void divide(int slot, float sum) const { weights[slot] /= sum; }
 };
@@ -50,7 +46,7 @@ struct MarkChoice {
 __host__ __device__ constexpr int mask_words(int tokens) {
   return (tokens + 31) / 32;
 }
-/// Shared memory that choose_experts() works in, 4-byte aligned.
+/// Shared memory that list_experts() works in, 4-byte aligned.
 __host__ __device__ constexpr std::size_t choose_bytes(int tokens, int experts) {
   return static_cast<std::size_t>(experts) * static_cast<std::size_t>(mask_words(tokens) + 1) *
          sizeof(int);
@@ -73,30 +69,40 @@ __device__ __forceinline__ void choose_for_token(const float* logits, int expert
   softmax_top_k_of_row(row, lane, experts, top_k, candidates, ListChoice{out});
 }
 
-/// By all kWarps warps of a block, which meet at its end. logits[tokens,experts] are 16-byte aligned,
-/// experts <= kPerLane · 32, tokens · experts < 2^20. `scratch` has choose_bytes().
+/// Tokens [first, end) by all kWarps warps of a block, a token a warp in turn. logits[tokens,experts] are
+/// 16-byte aligned, experts <= kPerLane · 32. topk_idx[tokens,top_k] and topk_weights alike.
 template <int kPerLane, int kWarps>
-__device__ __forceinline__ void choose_experts(const float* logits, int tokens, int experts,
-                                               int top_k, const StreamChoices& out,
-                                               std::byte* scratch) {
-  constexpr int kThreads = kWarps * kWarpSize;
+__device__ __forceinline__ void choose_for_tokens(const float* logits, int first, int end,
+                                                  int experts, int top_k, std::int32_t* topk_idx,
+                                                  float* topk_weights) {
   __shared__ Candidates candidates[kWarps];
+  const int lane = static_cast<int>(threadIdx.x) % kWarpSize;
+  const int warp = static_cast<int>(threadIdx.x) / kWarpSize;
+  for (int token = first + warp; token < end; token += kWarps) {
+    float row[kPerLane];
+    load_logits(logits + token * experts, lane, experts, row);
+    softmax_top_k_of_row(row, lane, experts, top_k, candidates[warp],
+                         PlainChoice{topk_idx + token * top_k, topk_weights + token * top_k});
+    __syncwarp();
+  }
+}
+
+/// out.slots and out.active from out.topk_idx, which other blocks may have written, by all kWarps warps
+/// of a block. tokens · experts < 2^20. `scratch` has choose_bytes().
+template <int kWarps>
+__device__ __forceinline__ void list_experts(int tokens, int experts, int top_k,
+                                             const StreamChoices& out, std::byte* scratch) {
+  constexpr int kThreads = kWarps * kWarpSize;
   __shared__ int warp_totals[kWarpSize];
   const int thread = static_cast<int>(threadIdx.x);
-  const int lane = thread % kWarpSize;
-  const int warp = thread / kWarpSize;
   const int words = mask_words(tokens);
   auto* const masks = reinterpret_cast<unsigned*>(scratch);                   // [E][words]
   auto* const first_slots = reinterpret_cast<int*>(masks + experts * words);  // [E]
   for (int i = thread; i < experts * words; i += kThreads) masks[i] = 0;
   __syncthreads();
-  for (int token = warp; token < tokens; token += kWarps) {
-    float row[kPerLane];
-    load_logits(logits + token * experts, lane, experts, row);
-    softmax_top_k_of_row(row, lane, experts, top_k, candidates[warp],
-                         MarkChoice{out.topk_idx + token * top_k, out.topk_weights + token * top_k,
-                                    masks + token / 32, words, 1U << token % 32});
-    __syncwarp();
+  for (int slot = thread; slot < tokens * top_k; slot += kThreads) {
+    const int token = slot / top_k;
+    atomicOr(masks + __ldcg(out.topk_idx + slot) * words + token / 32, 1U << token % 32);
   }
   __syncthreads();
 
@@ -129,11 +135,10 @@ __device__ __forceinline__ void choose_experts(const float* logits, int tokens, 
   for (int i = (sum >> kRowBits) + thread; i < most_active; i += kThreads) out.active[i] = {};
   __syncthreads();
   for (int slot = thread; slot < tokens * top_k; slot += kThreads) {
-    const int expert = out.topk_idx[slot];
+    const int expert = __ldcg(out.topk_idx + slot);
     const int rank = count_before(masks + expert * words, slot / top_k);
     out.slots[first_slots[expert] + rank] = slot;
   }
-  __syncthreads();
 }
 
 }  // namespace moe::cuda

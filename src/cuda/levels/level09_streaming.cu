@@ -1,12 +1,12 @@
 // Level 09 · streaming — a few tokens: every active expert's weights read once, at the rate of memory.
 // Builds on 03 (weights read in place).
 // Changes   four kernels from x to y, each started while its predecessor drains: the router's logits,
-//           whose last block lists the active experts and their rows; act of every row; its product
-//           with down; the sums over a token's slots. Of one token there are three: every block finds
-//           the experts in the logits for itself, and the second product adds up. Weights go from
-//           memory through a ring that each warp has to itself into the tensor cores' small products
-//           (m16n8k16, weights on the 16-row side, up to 64 tokens on the other): nothing is packed,
-//           no token is permuted.
+//           whose last blocks choose and list the active experts and their rows; act of every row; its
+//           product with down; the sums over a token's slots. Weights go from memory through a ring
+//           that each warp has to itself into the tensor cores' small products (m16n8k16, weights on the
+//           16-row side, up to 64 tokens on the other): nothing is packed, no token is permuted. Of one
+//           token there are three kernels: every block finds the experts in the logits for itself,
+//           weights go straight into registers, and the second product adds up.
 // Why       bytes: 3·E_hit·H·I·b of weights, as level 04 reads; tokens are so few that all else
 //           stays in L2. At the memory's rate R that is 3·E_hit·H·I·b / R: of one token of a layer
 //           with H = 2048, I = 768, K = 8, 75 MB, some 16 µs. Each launch that waits for the one
@@ -26,6 +26,7 @@
 #include "cuda/ops/permute.h"
 #include "cuda/ops/stream_experts.h"
 #include "cuda/ops/stream_router.h"
+#include "cuda/ops/stream_token.h"
 
 namespace moe::cuda {
 namespace {
@@ -41,11 +42,16 @@ std::int64_t act_stride(const Shape& shape) {
 struct Buffers {
   StreamRouting routing;
   std::byte* act = nullptr;   // [T·K,I]
-  std::byte* rows = nullptr;  // [T·K,H], where the second product does not add up
+  std::byte* rows = nullptr;  // [T·K,H], unless there is never more than one token
 };
 
+/// One token goes a way of its own.
+bool is_one_token(const Shape& shape, std::int64_t tokens) {
+  return tokens == 1 && shape.top_k <= kMostTokenSlots;
+}
+
 template <class Memory>
-Buffers carve(Memory& memory, const Problem& problem, const StreamConfig& config) {
+Buffers carve(Memory& memory, const Problem& problem) {
   const Shape& shape = problem.shape;
   const std::int64_t routed = shape.routed_rows();
   Buffers b;
@@ -55,7 +61,9 @@ Buffers carve(Memory& memory, const Problem& problem, const StreamConfig& config
   b.routing.slots = memory.template take<std::int32_t>(routed);
   b.routing.active = memory.template take<ActiveExpert>(std::min(routed, shape.experts));
   b.act = memory.template take<std::byte>(routed * act_stride(shape) * 2);
-  if (!config.one_token) b.rows = memory.template take<std::byte>(routed * shape.hidden * 2);
+  if (!is_one_token(shape, shape.tokens)) {
+    b.rows = memory.template take<std::byte>(routed * shape.hidden * 2);
+  }
   return b;
 }
 
@@ -94,11 +102,10 @@ class Streaming final : public CudaLevel {
     return {};
   }
 
-  [[nodiscard]] MemoryNeeds memory(const Problem& problem,
-                                   const ExecutionOptions& execution) const override {
+  [[nodiscard]] MemoryNeeds memory(const Problem& problem, const ExecutionOptions&) const override {
     ArenaPlan plan;
-    static_cast<void>(carve(plan, problem, configure(problem, execution)));
-    return {.workspace = plan.bytes(), .prepared = sizeof(unsigned)};
+    static_cast<void>(carve(plan, problem));
+    return {.workspace = plan.bytes(), .prepared = kArrivalBytes};
   }
 
   /// Nothing is packed and no library is asked.
@@ -107,15 +114,19 @@ class Streaming final : public CudaLevel {
     problem_ = problem;
     weights_ = weights;
     device_ = &device_of(execution);
-    arrivals_ = DeviceBuffer(sizeof(unsigned));
+    arrivals_ = DeviceBuffer(kArrivalBytes);
     MOE_CUDA_CHECK(cudaMemset(arrivals_.data(), 0, arrivals_.size()));
     device_->synchronise();
   }
 
   void forward(Context& context, const TensorView& x, const TensorView& y) override {
-    Buffers b = carve(context.arena, problem_, config_for(problem_.shape.tokens));
+    Buffers b = carve(context.arena, problem_);
     b.routing.arrivals = arrivals_.as<unsigned>();
     const Shape& shape = problem_.shape;
+    if (is_one_token(shape, x.dim(0))) {
+      one_token(context, x, y, b);
+      return;
+    }
     const StreamConfig config = config_for(x.dim(0));
     const StreamExperts experts{.gate = weights_.gate.data,
                                 .up = weights_.up.data,
@@ -128,19 +139,22 @@ class Streaming final : public CudaLevel {
                                 .routing = b.routing,
                                 .act = b.act,
                                 .act_stride = act_stride(shape)};
-    route(context, x, experts, config);
+    route(context, x, experts);
     gate_up(context, x, experts, config);
     down(context, y, experts, config, b);
   }
 
   [[nodiscard]] std::string uncapturable() const override { return {}; }
   [[nodiscard]] std::string plan() const override {
+    if (is_one_token(problem_.shape, problem_.shape.tokens)) return to_string(token_config());
     return to_string(config_for(problem_.shape.tokens));
   }
 
  private:
-  static StreamConfig configure(const Problem& problem, const ExecutionOptions& execution) {
-    return choose_stream_config(problem.shape, device_of(execution).facts().multiprocessors);
+  static constexpr std::size_t kArrivalBytes = kStreamArrivals * sizeof(unsigned);
+
+  [[nodiscard]] TokenConfig token_config() const {
+    return choose_token_config(problem_.shape, device_->facts().multiprocessors);
   }
 
   /// A forward of fewer rows than the layer was made for is cut as they ask for.
@@ -150,11 +164,38 @@ class Streaming final : public CudaLevel {
     return choose_stream_config(shape, device_->facts().multiprocessors);
   }
 
-  void route(Context& context, const TensorView& x, const StreamExperts& experts,
-             const StreamConfig& config) {
+  void one_token(Context& context, const TensorView& x, const TensorView& y, const Buffers& b) {
+    const Shape& shape = problem_.shape;
+    const TokenConfig config = token_config();
+    const TokenLayer layer{.router = weights_.router.data,
+                           .gate = weights_.gate.data,
+                           .up = weights_.up.data,
+                           .down = weights_.down.data,
+                           .hidden = shape.hidden,
+                           .intermediate = shape.intermediate,
+                           .experts = shape.experts,
+                           .top_k = shape.top_k,
+                           .logits = b.routing.logits,
+                           .act = b.act,
+                           .act_stride = act_stride(shape)};
+    token_router(layer, x.data, stream());
+    context.record("token_router", static_cast<std::uint64_t>(shape.experts) * sizeof(float),
+                   [&] { return fmt::format("n={} k={}", shape.experts, shape.hidden); });
+    token_gate_up(layer, x.data, config, stream());
+    context.record("token_gate_up", element_bytes(shape.top_k * layer.act_stride), [&] {
+      return fmt::format("{} rows n={} k={}", shape.top_k, 2 * shape.intermediate, shape.hidden);
+    });
+    token_down(layer, y.data, config, stream());
+    context.record("token_down", y.bytes(), [&] {
+      return fmt::format("{} rows n={} k={}, weighted sum", shape.top_k, shape.hidden,
+                         shape.intermediate);
+    });
+  }
+
+  void route(Context& context, const TensorView& x, const StreamExperts& experts) {
     const Shape& shape = problem_.shape;
     stream_router(x.data, weights_.router.data, x.dim(0), shape.hidden, shape.experts, shape.top_k,
-                  config.lists(), experts.routing, stream());
+                  experts.routing, stream());
     context.record("stream_router", static_cast<std::uint64_t>(x.dim(0) * shape.top_k) * 12, [&] {
       return fmt::format("{} tokens, top {} of {}", x.dim(0), shape.top_k, shape.experts);
     });
@@ -172,16 +213,10 @@ class Streaming final : public CudaLevel {
   void down(Context& context, const TensorView& y, const StreamExperts& experts,
             const StreamConfig& config, const Buffers& b) {
     const std::int64_t rows = experts.tokens * experts.top_k;
-    const auto detail = [&] {
-      return fmt::format("{} rows n={} k={}", rows, experts.hidden, experts.intermediate);
-    };
-    if (config.one_token) {
-      stream_down_combine(experts, y.data, config, stream());
-      context.record("stream_down_combine", y.bytes(), detail);
-      return;
-    }
     stream_down(experts, b.rows, config, stream());
-    context.record("stream_down", element_bytes(rows * experts.hidden), detail);
+    context.record("stream_down", element_bytes(rows * experts.hidden), [&] {
+      return fmt::format("{} rows n={} k={}", rows, experts.hidden, experts.intermediate);
+    });
     unpermute_rows(problem_.dtype, b.rows, nullptr, b.routing.topk_weights, experts.tokens,
                    experts.top_k, experts.hidden, y.data, stream());
     context.record("combine", y.bytes(), [&] {

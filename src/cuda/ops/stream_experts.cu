@@ -6,7 +6,6 @@
 #include "core/check.h"
 #include "cuda/check.h"
 #include "cuda/device/overlap.cuh"
-#include "cuda/device/stream_choose.cuh"
 #include "cuda/device/swiglu.cuh"
 #include "cuda/device/weight_stream.cuh"
 #include "cuda/launch.h"
@@ -16,12 +15,10 @@ namespace {
 
 /// What the kernels know of a call.
 struct Work {
-  const Bf16* low;      // gate [E,I,H], or down [E,H,I]
-  const Bf16* high;     // up [E,I,H], or down
-  const Bf16* from;     // x [T,H], or act [T·K,stride]
-  Bf16* to;             // act, rows [T·K,H], or y [T,H]
-  const float* logits;  // [E] of one token, where blocks make the lists
-  // The lists, given, or then those of the block.
+  const Bf16* low;   // gate [E,I,H], or down [E,H,I]
+  const Bf16* high;  // up [E,I,H], or down
+  const Bf16* from;  // x [T,H], or act [T·K,stride]
+  Bf16* to;          // act, rows [T·K,H], or y [T,H]
   const ActiveExpert* active;
   const std::int32_t* slots;
   const float* topk_weights;
@@ -29,8 +26,7 @@ struct Work {
   int features;  // rows of an expert's matrix
   int depth;     // their length
   int from_stride, to_stride;
-  int row_groups, feature_blocks;  // of the products that do not combine
-  int parts;                       // of the one that does
+  int row_groups, feature_blocks;
 };
 
 /// Three chunks of 256 bytes of each of 16 rows in flight, 12 KiB a warp.
@@ -38,8 +34,6 @@ template <int kTiles, bool kAligned>
 using ExpertStream = WeightStream<kTiles, 128, 3, kAligned>;
 /// Blocks of a multiprocessor: their rings fill its shared memory.
 constexpr int kBlocks = 2;
-/// A block that makes the list of one token's experts keeps so many.
-constexpr int kMostOwnSlots = 64;
 
 /// The first product: a fragment's low rows are eight gate features, its high rows the same of up, so
 /// that a lane ends up with both of a feature.
@@ -79,30 +73,6 @@ struct Down {
   }
 };
 
-/// Lists that a block made for itself.
-struct OwnLists {
-  ActiveExpert active[kMostOwnSlots];
-  std::int32_t slots[kMostOwnSlots];
-  std::int32_t topk_idx[kMostOwnSlots];
-  float topk_weights[kMostOwnSlots];
-  Candidates candidates;
-};
-
-/// Where the lists are: given, or, with kPerLane > 0, made here from the logits of the only token.
-template <int kPerLane>
-__device__ __forceinline__ void find_lists(Work& work, OwnLists& own) {
-  if constexpr (kPerLane > 0) {
-    if (threadIdx.x < kWarpSize) {
-      choose_for_token<kPerLane>(work.logits, work.experts, work.top_k, own.candidates,
-                                 {own.topk_idx, own.topk_weights, own.slots, own.active});
-    }
-    __syncthreads();
-    work.active = own.active;
-    work.slots = own.slots;
-    work.topk_weights = own.topk_weights;
-  }
-}
-
 /// Where this lane's tokens from the expert's `first_token` on start. Tokens behind the last repeat it.
 template <class Product, int kTiles>
 __device__ __forceinline__ void find_rows(const Work& work, const ActiveExpert& expert,
@@ -121,7 +91,7 @@ __device__ __forceinline__ int tiles_from(int tokens, int first_token, int most)
 }
 
 /// One block: an active expert and a range of its features.
-template <class Product, int kTiles, bool kAligned, int kPerLane>
+template <class Product, int kTiles, bool kAligned>
 __global__ void __launch_bounds__(kStreamWarps* kWarpSize, kBlocks)
     stream_product_kernel(Work work) {
   using Stream = ExpertStream<kTiles, kAligned>;
@@ -132,8 +102,6 @@ __global__ void __launch_bounds__(kStreamWarps* kWarpSize, kBlocks)
   const int lane = static_cast<int>(threadIdx.x) % kWarpSize;
   const int warp = static_cast<int>(threadIdx.x) / kWarpSize;
   const int block = static_cast<int>(blockIdx.x);
-  __shared__ OwnLists own;
-  find_lists<kPerLane>(work, own);
   const ActiveExpert expert = work.active[block / work.feature_blocks];
   if (expert.tokens == 0) return;
   const int group = warp % work.row_groups;
@@ -196,55 +164,6 @@ __global__ void __launch_bounds__(kStreamWarps* kWarpSize, kBlocks)
   }
 }
 
-/// One block: sixteen features of the only token. Its warps take (slot, part of the reduction) in
-/// turn and leave products in shared memory, to be added up in the order of slots.
-template <bool kAligned, int kPerLane>
-__global__ void __launch_bounds__(kStreamWarps* kWarpSize, kBlocks)
-    stream_down_combine_kernel(Work work) {
-  constexpr int kFeatures = Down::kFeatures;
-  using Stream = ExpertStream<1, kAligned>;
-  extern __shared__ __align__(128) std::byte shared[];  // rings, then products
-  __shared__ OwnLists own;
-  find_lists<kPerLane>(work, own);  // the first product has waited for the logits
-  const int thread = static_cast<int>(threadIdx.x);
-  const int lane = thread % kWarpSize;
-  const int warp = thread / kWarpSize;
-  const int first_feature = static_cast<int>(blockIdx.x) * kFeatures;
-  auto* const products =  // [K][parts][kFeatures]
-      reinterpret_cast<float*>(shared + kStreamWarps * Stream::kRingBytes);
-
-  Stream stream(shared + warp * Stream::kRingBytes);
-  const int units = work.top_k * work.parts;
-  const auto start = [&](int unit) {
-    if (unit >= units) return;
-    stream.start(Down::rows(work, work.active[unit / work.parts].expert, first_feature),
-                 ChunkRange::of_part(work.depth, Stream::kChunk, unit % work.parts, work.parts));
-  };
-  start(warp);
-  wait_for_previous_kernel();
-  allow_next_kernel();
-  for (int unit = warp; unit < units; unit += kStreamWarps, start(unit)) {
-    const unsigned rows[1] = {static_cast<unsigned>(unit / work.parts * work.from_stride)};
-    float sums[1][4] = {};
-    stream.multiply(work.from, rows, 1, sums);
-    if (lane % 4 != 0) continue;
-    float* const to = products + unit * kFeatures + lane / 4;
-    to[0] = sums[0][0];
-    to[8] = sums[0][2];
-  }
-  __syncthreads();
-  if (thread >= kFeatures || first_feature + thread >= work.features) return;
-  float total = 0;
-  for (int slot = 0; slot < work.top_k; ++slot) {
-    float product = 0;
-    for (int part = 0; part < work.parts; ++part) {
-      product += products[(slot * work.parts + part) * kFeatures + thread];
-    }
-    total = fmaf(work.topk_weights[slot], product, total);
-  }
-  work.to[first_feature + thread] = from_float<Bf16>(total);
-}
-
 // --- host ----------------------------------------------------------------------------------------
 std::int64_t blocks_of(std::int64_t count, std::int64_t block) {
   return (count + block - 1) / block;
@@ -252,7 +171,6 @@ std::int64_t blocks_of(std::int64_t count, std::int64_t block) {
 
 Work common(const StreamExperts& experts) {
   Work work{};
-  work.logits = experts.routing.logits;
   work.active = experts.routing.active;
   work.slots = experts.routing.slots;
   work.topk_weights = experts.routing.topk_weights;
@@ -279,63 +197,38 @@ bool act_is_aligned(const StreamExperts& experts) {
          experts.act_stride % 8 == 0;
 }
 
-/// body.operator()<kTiles, kAligned, 0>() for lists that are given. Odd sizes have one way.
+/// body.operator()<kTiles, kAligned>(). Odd sizes have one way.
 template <class Body>
 void with_tiles(int token_tiles, bool aligned, Body&& body) {
   if (!aligned) {
-    body.template operator()<1, false, 0>();
+    body.template operator()<1, false>();
   } else if (token_tiles == 1) {
-    body.template operator()<1, true, 0>();
+    body.template operator()<1, true>();
   } else if (token_tiles == 2) {
-    body.template operator()<2, true, 0>();
+    body.template operator()<2, true>();
   } else if (token_tiles == 4) {
-    body.template operator()<4, true, 0>();
+    body.template operator()<4, true>();
   } else {
     MOE_INTERNAL_CHECK(token_tiles == 8, "no kernel for {} tiles of tokens", token_tiles);
-    body.template operator()<8, true, 0>();
+    body.template operator()<8, true>();
   }
 }
-/// body.operator()<kTiles, kAligned, kPerLane>(): also for blocks that make the lists themselves.
-template <class Body>
-void with_lists(const StreamExperts& experts, const StreamConfig& config, bool aligned,
-                Body&& body) {
-  if (!config.one_token) {
-    with_tiles(config.token_tiles, aligned, body);
-    return;
-  }
-  MOE_INTERNAL_CHECK(experts.tokens == 1 && experts.top_k <= kMostOwnSlots,
-                     "tokens={} must be 1 and top_k={} at most {}", experts.tokens, experts.top_k,
-                     kMostOwnSlots);
-  with_stream_registers_for(experts.experts, [&]<int kPerLane>() {
-    if (aligned) {
-      body.template operator()<1, true, kPerLane>();
-    } else {
-      body.template operator()<1, false, kPerLane>();
-    }
-  });
-}
-
 template <class Product>
-void launch_product(const char* name, const StreamExperts& experts, Work work, int row_groups,
-                    const StreamConfig& config, bool aligned, cudaStream_t stream) {
+void launch_product(const char* name, Work work, int row_groups, const StreamConfig& config,
+                    bool aligned, cudaStream_t stream) {
   work.row_groups = row_groups;
   work.feature_blocks =
       static_cast<int>(blocks_of(work.features, std::int64_t{row_groups} * Product::kFeatures));
   const std::int64_t blocks = static_cast<std::int64_t>(work.most_active) * work.feature_blocks;
   MOE_INTERNAL_CHECK(blocks <= INT32_MAX, "{} blocks exceed the grid", blocks);
-  const auto launch = [&]<int kTiles, bool kAligned, int kPerLane>() {
-    const auto kernel = stream_product_kernel<Product, kTiles, kAligned, kPerLane>;
+  with_tiles(config.token_tiles, aligned, [&]<int kTiles, bool kAligned>() {
+    const auto kernel = stream_product_kernel<Product, kTiles, kAligned>;
     constexpr unsigned kShared = kStreamWarps * ExpertStream<kTiles, kAligned>::kRingBytes;
     MOE_CUDA_CHECK(
         cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int{kShared}));
     launch_overlapping(name, kernel, dim3(static_cast<unsigned>(blocks)),
                        dim3(kStreamWarps * kWarpSize), kShared, stream, work);
-  };
-  if constexpr (Product::kWeightsFirst) {
-    with_tiles(config.token_tiles, aligned, launch);
-  } else {
-    with_lists(experts, config, aligned, launch);
-  }
+  });
 }
 
 }  // namespace
@@ -351,11 +244,9 @@ StreamConfig choose_stream_config(const Shape& shape, int multiprocessors) {
   const double most = std::min(tokens, std::max(8.0, 2 * per_expert));
   config.token_tiles = most <= 8 ? 1 : most <= 16 ? 2 : most <= 32 ? 4 : 8;
 
-  config.one_token = shape.tokens == 1 && shape.top_k <= kMostOwnSlots;
   const double active = experts * (1 - std::pow(1 - share, tokens));
   const auto row_groups = [&](std::int64_t features, int of_warp) {
-    // Of one token the last blocks are a part of the whole: two warps share features at least.
-    int groups = config.one_token ? kStreamWarps / 2 : kStreamWarps;
+    int groups = kStreamWarps;
     const auto blocks = [&] {
       return active * static_cast<double>(blocks_of(features, std::int64_t{groups} * of_warp));
     };
@@ -364,22 +255,14 @@ StreamConfig choose_stream_config(const Shape& shape, int multiprocessors) {
   };
   config.gate_up_row_groups = row_groups(shape.intermediate, GateUp::kFeatures);
   config.down_row_groups = row_groups(shape.hidden, Down::kFeatures);
-
-  // One token's units should occupy all warps of a block.
-  config.down_parts = static_cast<int>(blocks_of(kStreamWarps, shape.top_k));
   return config;
 }
 
 std::string to_string(const StreamConfig& config) {
-  const std::string down =
-      config.one_token
-          ? fmt::format("down in blocks of {} features, {} parts a row, combined there",
-                        Down::kFeatures, config.down_parts)
-          : fmt::format("down in blocks of {} features, combined after",
-                        Down::kFeatures * config.down_row_groups);
-  return fmt::format("{} tokens at once; gate|up in blocks of {} features; {}",
-                     config.token_tiles * kStreamTokens,
-                     GateUp::kFeatures * config.gate_up_row_groups, down);
+  return fmt::format(
+      "{} tokens at once; gate|up in blocks of {} features; down in blocks of {}, combined after",
+      config.token_tiles * kStreamTokens, GateUp::kFeatures * config.gate_up_row_groups,
+      Down::kFeatures * config.down_row_groups);
 }
 
 void stream_gate_up(const StreamExperts& experts, const void* x, const StreamConfig& config,
@@ -393,40 +276,15 @@ void stream_gate_up(const StreamExperts& experts, const void* x, const StreamCon
   work.depth = static_cast<int>(experts.hidden);
   work.from_stride = static_cast<int>(experts.hidden);
   work.to_stride = static_cast<int>(experts.act_stride);
-  launch_product<GateUp>("stream_gate_up", experts, work, config.gate_up_row_groups, config,
+  launch_product<GateUp>("stream_gate_up", work, config.gate_up_row_groups, config,
                          in_widest_vectors(experts.hidden * 2, {experts.gate, experts.up, x}),
                          stream);
 }
 
 void stream_down(const StreamExperts& experts, void* rows, const StreamConfig& config,
                  cudaStream_t stream) {
-  MOE_INTERNAL_CHECK(!config.one_token, "whoever combines {} rows needs weights from the router",
-                     experts.tokens * experts.top_k);
-  launch_product<Down>("stream_down", experts, down_work(experts, rows), config.down_row_groups,
-                       config, act_is_aligned(experts), stream);
-}
-
-void stream_down_combine(const StreamExperts& experts, void* y, const StreamConfig& config,
-                         cudaStream_t stream) {
-  MOE_INTERNAL_CHECK(config.one_token, "{} rows are for stream_down()",
-                     experts.tokens * experts.top_k);
-  Work work = down_work(experts, y);
-  work.parts = config.down_parts;
-  const std::size_t products =
-      static_cast<std::size_t>(experts.top_k * work.parts) * Down::kFeatures * sizeof(float);
-  with_lists(
-      experts, config, act_is_aligned(experts), [&]<int kTiles, bool kAligned, int kPerLane>() {
-        if constexpr (kPerLane > 0) {
-          const auto kernel = stream_down_combine_kernel<kAligned, kPerLane>;
-          constexpr std::size_t kRings = kStreamWarps * ExpertStream<1, kAligned>::kRingBytes;
-          MOE_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                              static_cast<int>(kRings + products)));
-          launch_overlapping(
-              "stream_down_combine", kernel,
-              dim3(static_cast<unsigned>(blocks_of(experts.hidden, Down::kFeatures))),
-              dim3(kStreamWarps * kWarpSize), kRings + products, stream, work);
-        }
-      });
+  launch_product<Down>("stream_down", down_work(experts, rows), config.down_row_groups, config,
+                       act_is_aligned(experts), stream);
 }
 
 }  // namespace moe::cuda

@@ -12,24 +12,17 @@
 
 namespace moe::cuda {
 
-/// Warps of a block. Where the products do not combine, some share features and divide the reduction,
-/// the others have features of their own.
+/// Warps of a block. Some share features and divide the reduction, the others have features of their
+/// own.
 inline constexpr int kStreamWarps = 8;
 
 /// How the work is cut.
 struct StreamConfig {
-  /// A single token: every block finds its experts in the logits for itself, and the second product
-  /// adds up the slots. Else stream_router() makes the lists, and whoever comes after combines rows.
-  bool one_token = false;
   /// Tiles of eight tokens that a warp multiplies a weight with before it asks for the next: 1, 2, 4,
   /// 8. An expert with more tokens has its weights read again.
   int token_tiles = 1;
   int gate_up_row_groups = 1;  ///< 1, 2, 4, 8: groups of eight features of a block
-  int down_row_groups = 1;     ///< of sixteen; not with one_token
-  int down_parts = 1;          ///< into which a row's reduction is cut; with one_token
-  [[nodiscard]] StreamLists lists() const {
-    return one_token ? StreamLists::kByProducts : StreamLists::kByRouter;
-  }
+  int down_row_groups = 1;     ///< of sixteen
   bool operator==(const StreamConfig&) const = default;
 };
 /// By the rows that an expert is expected to have and the blocks that a device wants. A host function
@@ -57,12 +50,8 @@ struct StreamExperts {
 /// the caches where H and addresses are multiples of 16 bytes, element by element elsewhere.
 void stream_gate_up(const StreamExperts& experts, const void* x, const StreamConfig& config,
                     cudaStream_t stream);
-/// y[t,:] = sum over slots k, in order, of topk_weights[t,k] · (down_e · act[slot,:]). Needs config.one_token and follows stream_gate_up() directly: it starts to read `down` before that
-/// is complete.
-void stream_down_combine(const StreamExperts& experts, void* y, const StreamConfig& config,
-                         cudaStream_t stream);
-/// rows[slot,:] = down_e · act[slot,:], [T·K,H]. Follows stream_gate_up() directly as well. Not with
-/// config.one_token.
+/// rows[slot,:] = down_e · act[slot,:], [T·K,H]. Follows stream_gate_up() directly: it starts to read
+/// `down` before that is complete.
 void stream_down(const StreamExperts& experts, void* rows, const StreamConfig& config,
                  cudaStream_t stream);
 

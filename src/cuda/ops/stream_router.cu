@@ -16,8 +16,8 @@ namespace {
 /// Experts of a block. Eight rather than the sixteen of a whole fragment: twice as many blocks read
 /// the router's weights, of which there are few.
 constexpr int kExpertsPerBlock = 8;
-/// Warps of a block, which divide the reduction. The last block has a token a warp: a row of logits
-/// takes kPerLane registers of a lane.
+/// Warps of a block, which divide the reduction. The last block of a tile of tokens has a token a warp: a
+/// row of logits takes kPerLane registers of a lane.
 template <int kPerLane>
 constexpr int kWarps = kPerLane <= 8 ? 32 : 16;
 
@@ -26,22 +26,36 @@ using RouterStream = WeightStream<kTiles, 64, 4, kAligned, true>;
 
 struct Sizes {
   int tokens, hidden, experts, top_k, token_tiles;
-  bool chooses;
 };
 
-/// A block has eight experts and kTiles tiles of tokens; its warps divide the reduction. The last
-/// block to finish chooses, unless the products do.
+/// Whether this block is the last of `blocks` to come here; then everything that the others wrote before
+/// is visible, and `counter` is 0 again. All threads of the block call it.
+__device__ __forceinline__ bool is_last_of(unsigned* counter, unsigned blocks) {
+  __shared__ bool last;
+  __threadfence();
+  __syncthreads();
+  if (threadIdx.x == 0) {
+    last = atomicAdd(counter, 1U) == blocks - 1;
+    if (last) *counter = 0;
+  }
+  __syncthreads();
+  __threadfence();
+  return last;
+}
+
+/// A block has eight experts and kTiles tiles of tokens; its warps divide the reduction. The last block
+/// of the same tokens chooses for them; the last of these makes the lists.
 template <int kPerLane, int kTiles, bool kAligned>
 __global__ void __launch_bounds__(kWarps<kPerLane>* kWarpSize)
     stream_router_kernel(const Bf16* __restrict__ x, const Bf16* __restrict__ router,
                          const Sizes sizes, const __grid_constant__ StreamRouting out) {
   extern __shared__ __align__(128) std::byte shared[];
-  __shared__ bool last;
   const int thread = static_cast<int>(threadIdx.x);
   const int lane = thread % kWarpSize;
   const int warp = thread / kWarpSize;
   const int first_expert = static_cast<int>(blockIdx.x) / sizes.token_tiles * kExpertsPerBlock;
-  const int first_token = static_cast<int>(blockIdx.x) % sizes.token_tiles * kTiles * kStreamTokens;
+  const int token_tile = static_cast<int>(blockIdx.x) % sizes.token_tiles;
+  const int first_token = token_tile * kTiles * kStreamTokens;
 
   using Stream = RouterStream<kTiles, kAligned>;
   Stream stream(shared + warp * Stream::kRingBytes);
@@ -82,18 +96,19 @@ __global__ void __launch_bounds__(kWarps<kPerLane>* kWarpSize)
     if (expert < sizes.experts && token < sizes.tokens) {
       out.logits[token * sizes.experts + expert] = logit;
     }
-    __threadfence();
   }
-  if (!sizes.chooses) return;
-  __syncthreads();
-  if (thread == 0) last = atomicAdd(out.arrivals, 1U) == gridDim.x - 1;
-  __syncthreads();
-  if (!last) return;
-  __threadfence();
-  if (thread == 0) *out.arrivals = 0;
-  choose_experts<kPerLane, kWarps<kPerLane>>(
-      out.logits, sizes.tokens, sizes.experts, sizes.top_k,
-      {out.topk_idx, out.topk_weights, out.slots, out.active}, shared);
+  const auto token_tiles = static_cast<unsigned>(sizes.token_tiles);
+  if (!is_last_of(out.arrivals + 1 + token_tile, gridDim.x / token_tiles)) return;
+  choose_for_tokens<kPerLane, kWarps<kPerLane>>(
+      out.logits, first_token, min(first_token + kTiles * kStreamTokens, sizes.tokens),
+      sizes.experts, sizes.top_k, out.topk_idx, out.topk_weights);
+  if (sizes.token_tiles == 1) {
+    __syncthreads();
+  } else if (!is_last_of(out.arrivals, token_tiles)) {
+    return;
+  }
+  list_experts<kWarps<kPerLane>>(sizes.tokens, sizes.experts, sizes.top_k,
+                                 {out.topk_idx, out.topk_weights, out.slots, out.active}, shared);
 }
 
 template <int kPerLane, int kTiles, bool kAligned>
@@ -120,9 +135,10 @@ void launch(const void* x, const void* router, Sizes sizes, const StreamRouting&
 }  // namespace
 
 void stream_router(const void* x, const void* router, std::int64_t tokens, std::int64_t hidden,
-                   std::int64_t experts, std::int64_t top_k, StreamLists lists,
-                   const StreamRouting& out, cudaStream_t stream) {
-  static_assert(kMostStreamTokens * kMaxExperts < 1 << 20, "rows in choose_experts()'s scan");
+                   std::int64_t experts, std::int64_t top_k, const StreamRouting& out,
+                   cudaStream_t stream) {
+  static_assert(kMostStreamTokens * kMaxExperts < 1 << 20, "rows in list_experts()'s scan");
+  static_assert(kStreamArrivals > kMostStreamTokens / kStreamTokens, "a counter a tile of tokens");
   MOE_INTERNAL_CHECK(tokens >= 1 && tokens <= kMostStreamTokens && experts <= kMaxExperts,
                      "tokens={} (1 to {}), experts={} (at most {})", tokens, kMostStreamTokens,
                      experts, kMaxExperts);
@@ -130,8 +146,7 @@ void stream_router(const void* x, const void* router, std::int64_t tokens, std::
                     .hidden = static_cast<int>(hidden),
                     .experts = static_cast<int>(experts),
                     .top_k = static_cast<int>(top_k),
-                    .token_tiles = 0,
-                    .chooses = lists == StreamLists::kByRouter};
+                    .token_tiles = 0};
   const bool aligned = in_widest_vectors(hidden * 2, {x, router});
   with_stream_registers_for(experts, [&]<int kPerLane>() {
     if (!aligned) {

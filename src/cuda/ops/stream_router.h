@@ -12,30 +12,26 @@ namespace moe::cuda {
 /// Most tokens of one call: a token is a bit of an expert's mask in shared memory.
 inline constexpr std::int64_t kMostStreamTokens = 256;
 
-/// Who turns logits into choices and lists.
-enum class StreamLists {
-  kByRouter,    ///< the last block of stream_router()
-  kByProducts,  ///< every block of the products for itself: nothing to wait for but the logits
-};
+/// Counters that stream_router() needs: blocks that are done, by tile of eight tokens, and tiles.
+inline constexpr std::int64_t kStreamArrivals = 1 + kMostStreamTokens / 8;
 
 /// Where the router writes. Views: the memory is the caller's.
 struct StreamRouting {
-  float* logits = nullptr;  ///< [T,E], 16-byte aligned
-  // With StreamLists::kByRouter:
+  float* logits = nullptr;           ///< [T,E], 16-byte aligned
   std::int32_t* topk_idx = nullptr;  ///< [T,K] descending weight, lowest index first among equals
   float* topk_weights = nullptr;     ///< [T,K] sums to 1 per token
   std::int32_t* slots = nullptr;     ///< [T·K] t·K + k by expert, in order of t
-  ActiveExpert* active =
-      nullptr;                   ///< [min(T·K,E)]; of one token in order of slots, else of experts
-  unsigned* arrivals = nullptr;  ///< one word, 0 before the first call and after every call
+  ActiveExpert* active = nullptr;    ///< [min(T·K,E)] in ascending order of experts
+  unsigned* arrivals =
+      nullptr;  ///< [kStreamArrivals], 0 before the first call and after every call
 };
 
 /// bf16 x[tokens,hidden] and router[experts,hidden], 1 <= tokens <= kMostStreamTokens. Logits are fp32
 /// sums in an order that depends on `tokens` and the sizes alone. No host synchronisation; calls that
 /// overlap need an `arrivals` each. Any sizes and addresses; 16-byte multiples are read as such.
 void stream_router(const void* x, const void* router, std::int64_t tokens, std::int64_t hidden,
-                   std::int64_t experts, std::int64_t top_k, StreamLists lists,
-                   const StreamRouting& out, cudaStream_t stream);
+                   std::int64_t experts, std::int64_t top_k, const StreamRouting& out,
+                   cudaStream_t stream);
 
 /// body.operator()<kPerLane>() for the logits that a lane holds of a row of E, in fewer steps than
 /// with_registers_for().

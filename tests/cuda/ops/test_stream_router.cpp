@@ -42,10 +42,9 @@ class CudaStreamRouter : public CudaTest {
     const DeviceArray<float> weights(device(), routed);
     const DeviceArray<std::int32_t> slots(device(), routed);
     const DeviceArray<ActiveExpert> active(device(), std::min(routed, experts));
-    const DeviceArray<unsigned> arrivals(device(), std::vector<unsigned>{0});
+    const DeviceArray<unsigned> arrivals(device(), std::vector<unsigned>(kStreamArrivals, 0));
     for (int call = 0; call < 2; ++call) {  // the second finds what the first left
       stream_router(given_x.data(), given_router.data(), tokens, hidden, experts, top_k,
-                    StreamLists::kByRouter,
                     {.logits = logits.data(),
                      .topk_idx = idx.data(),
                      .topk_weights = weights.data(),
@@ -54,7 +53,7 @@ class CudaStreamRouter : public CudaTest {
                      .arrivals = arrivals.data()},
                     stream());
     }
-    ASSERT_EQ(arrivals.download()[0], 0U);
+    ASSERT_EQ(arrivals.download(), std::vector<unsigned>(kStreamArrivals, 0));
     EXPECT_TRUE(logits.intact() && idx.intact() && weights.intact() && slots.intact() &&
                 active.intact() && arrivals.intact());
     const std::vector<float> got_logits = logits.download();

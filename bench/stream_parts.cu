@@ -1,0 +1,296 @@
+// Where level 9's time goes: graphs of its first kernel, of its first two and so on, one JSON object a line.
+//   stream_parts [--samples N] [--tokens LIST] [SHAPE...]
+// Weights and input are normal numbers made on the device. Times are of one replayed graph, L2 cold and
+// clean, in turns: the difference of two is what a kernel adds. `floor_us` is bytes of the active experts'
+// weights at the measured read rate and an empty kernel. Values are the tests' business; the output of each
+// shape is only compared with that of level 3 on the same weights.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <functional>
+#include <set>
+#include <sstream>
+#include <string>
+#include <vector>
+
+#include "bench/statistics.h"
+#include "core/check.h"
+#include "cuda/backend.h"
+#include "cuda/check.h"
+#include "cuda/graph.h"
+#include "cuda/ops/permute.h"
+#include "cuda/ops/stream_experts.h"
+#include "cuda/ops/stream_router.h"
+#include "cuda/ops/stream_token.h"
+#include "cuda/stopwatch.h"
+#include "device_data.cuh"
+#include "moe/layer.h"
+
+namespace moe::cuda {
+namespace {
+
+struct Model {
+  const char* name;
+  std::int64_t hidden, intermediate, experts, top_k;
+};
+constexpr Model kModels[] = {
+    {"qwen3-30b-a3b", 2048, 768, 128, 8}, {"olmoe-1b-7b", 2048, 1024, 64, 8},
+    {"gpt-oss-120b", 2880, 2880, 128, 4}, {"mixtral-8x7b", 4096, 14336, 8, 2},
+    {"deepseek-v3", 7168, 2048, 256, 8},  {"off-block", 1000, 360, 12, 3}};
+
+/// The kernels of a forward, in order.
+struct Part {
+  std::string name;
+  std::function<void()> queue;
+};
+
+class StreamedLayer {
+ public:
+  StreamedLayer(CudaDevice& device, Stopwatch& stopwatch, const Model& model, std::int64_t tokens)
+      : device_(device), stopwatch_(stopwatch), model_(model), tokens_(tokens) {
+    const std::int64_t matrix = model.experts * model.hidden * model.intermediate;
+    const std::int64_t routed = tokens * model.top_k;
+    const auto scale = [](std::int64_t depth) { return 1 / std::sqrt(static_cast<float>(depth)); };
+    x_ = normal(tokens * model.hidden, 1);
+    router_ = normal(model.experts * model.hidden, scale(model.hidden));
+    gate_ = normal(matrix, scale(model.hidden));
+    up_ = normal(matrix, scale(model.hidden));
+    down_ = normal(matrix, scale(model.intermediate));
+    y_ = DeviceBuffer(bytes(tokens * model.hidden));
+    expected_ = DeviceBuffer(bytes(tokens * model.hidden));
+    logits_ = DeviceBuffer(static_cast<std::size_t>(tokens * model.experts) * sizeof(float));
+    idx_ = DeviceBuffer(static_cast<std::size_t>(routed) * sizeof(std::int32_t));
+    topk_weights_ = DeviceBuffer(static_cast<std::size_t>(routed) * sizeof(float));
+    slots_ = DeviceBuffer(static_cast<std::size_t>(routed) * sizeof(std::int32_t));
+    active_ = DeviceBuffer(static_cast<std::size_t>(std::min(routed, model.experts)) *
+                           sizeof(ActiveExpert));
+    arrivals_ = DeviceBuffer(kStreamArrivals * sizeof(unsigned));
+    MOE_CUDA_CHECK(cudaMemsetAsync(arrivals_.data(), 0, arrivals_.size(), device.stream()));
+    stride_ = (model.intermediate + 7) / 8 * 8;
+    act_ = DeviceBuffer(bytes(routed * stride_));
+    rows_ = DeviceBuffer(bytes(routed * model.hidden));
+  }
+
+  void run(int samples) {
+    const std::vector<Part> parts = tokens_ == 1 ? parts_of_one() : parts_of_more();
+    std::vector<GraphExec> graphs;
+    graphs.emplace_back(device_.stream(), [&] { launch_empty(device_.stream()); });
+    for (std::size_t upto = 1; upto <= parts.size(); ++upto) {
+      const auto queue = [&] {
+        for (std::size_t i = 0; i < upto; ++i) parts[i].queue();
+      };
+      queue();
+      graphs.emplace_back(device_.stream(), queue);
+    }
+    const double error = relative_error();
+    std::vector<std::vector<double>> times(graphs.size());
+    std::vector<double> read;
+    for (int sample = 0; sample < samples; ++sample) {
+      for (std::size_t i = 0; i < graphs.size(); ++i) {
+        const std::size_t turn = (i + static_cast<std::size_t>(sample)) % graphs.size();
+        graphs[turn].launch(device_.stream());
+        times[turn].push_back(
+            1e3 * stopwatch_.milliseconds([&] { graphs[turn].launch(device_.stream()); },
+                                          {Cache::kCold, Launch::kGraph}));
+      }
+      read.push_back(read_rate());
+    }
+    const std::int64_t active = active_experts();
+    const double weights = 3.0 * static_cast<double>(active * model_.hidden) *
+                           static_cast<double>(model_.intermediate) * 2;
+    const double empty = median(times.front());
+    std::string text;
+    for (std::size_t i = 0; i < parts.size(); ++i) {
+      text += fmt::format("\"{}_us\": {:.1f}, ", parts[i].name, median(times[i + 1]));
+    }
+    fmt::print(
+        "{{\"preset\": \"{}\", \"tokens\": {}, \"active_experts\": {}, \"empty_us\": {:.2f}, "
+        "{}\"floor_us\": "
+        "{:.1f}, \"read_gbs\": {:.0f}, \"samples\": {}, \"relative_error\": {:.1e}, \"plan\": "
+        "\"{}\"}}\n",
+        model_.name, tokens_, active, empty, text, weights / (median(read) * 1e3) + empty,
+        median(read), samples, error, plan_);
+    std::fflush(stdout);
+  }
+
+ private:
+  static std::size_t bytes(std::int64_t elements) {
+    return static_cast<std::size_t>(elements) * sizeof(__nv_bfloat16);
+  }
+  DeviceBuffer normal(std::int64_t count, float deviation) {
+    DeviceBuffer buffer(bytes(count + count % 2));
+    fill_normal_kernel<<<1024, 256, 0, device_.stream()>>>(
+        buffer.as<__nv_bfloat16>(), (count + 1) / 2, static_cast<std::uint64_t>(++seed_) << 40,
+        deviation);
+    MOE_CUDA_CHECK_LAUNCH("fill_normal_kernel");
+    return buffer;
+  }
+
+  [[nodiscard]] StreamRouting routing() const {
+    return {.logits = logits_.as<float>(),
+            .topk_idx = idx_.as<std::int32_t>(),
+            .topk_weights = topk_weights_.as<float>(),
+            .slots = slots_.as<std::int32_t>(),
+            .active = active_.as<ActiveExpert>(),
+            .arrivals = arrivals_.as<unsigned>()};
+  }
+  [[nodiscard]] Shape shape() const {
+    return {tokens_, model_.hidden, model_.intermediate, model_.experts, model_.top_k};
+  }
+
+  std::vector<Part> parts_of_one() {
+    const TokenLayer layer{.router = router_.data(),
+                           .gate = gate_.data(),
+                           .up = up_.data(),
+                           .down = down_.data(),
+                           .hidden = model_.hidden,
+                           .intermediate = model_.intermediate,
+                           .experts = model_.experts,
+                           .top_k = model_.top_k,
+                           .logits = logits_.as<float>(),
+                           .act = act_.data(),
+                           .act_stride = stride_};
+    const TokenConfig config = choose_token_config(shape(), device_.facts().multiprocessors);
+    const cudaStream_t stream = device_.stream();
+    plan_ = to_string(config);
+    return {{"router", [=, this] { token_router(layer, x_.data(), stream); }},
+            {"router_gate_up", [=, this] { token_gate_up(layer, x_.data(), config, stream); }},
+            {"all", [=, this] { token_down(layer, y_.data(), config, stream); }}};
+  }
+  std::vector<Part> parts_of_more() {
+    const StreamExperts experts{.gate = gate_.data(),
+                                .up = up_.data(),
+                                .down = down_.data(),
+                                .tokens = tokens_,
+                                .hidden = model_.hidden,
+                                .intermediate = model_.intermediate,
+                                .experts = model_.experts,
+                                .top_k = model_.top_k,
+                                .routing = routing(),
+                                .act = act_.data(),
+                                .act_stride = stride_};
+    const StreamConfig config = choose_stream_config(shape(), device_.facts().multiprocessors);
+    const cudaStream_t stream = device_.stream();
+    plan_ = to_string(config);
+    return {
+        {"router",
+         [=, this] {
+           stream_router(x_.data(), router_.data(), tokens_, model_.hidden, model_.experts,
+                         model_.top_k, routing(), stream);
+         }},
+        {"router_gate_up", [=, this] { stream_gate_up(experts, x_.data(), config, stream); }},
+        {"router_gate_up_down", [=, this] { stream_down(experts, rows_.data(), config, stream); }},
+        {"all", [=, this] {
+           unpermute_rows(DType::kBF16, rows_.data(), nullptr, topk_weights_.as<float>(), tokens_,
+                          model_.top_k, model_.hidden, y_.data(), stream);
+         }}};
+  }
+
+  /// Of y, which the parts have written, against level 3.
+  double relative_error() {
+    const Weights weights{view(router_, {model_.experts, model_.hidden}),
+                          view(gate_, {model_.experts, model_.intermediate, model_.hidden}),
+                          view(up_, {model_.experts, model_.intermediate, model_.hidden}),
+                          view(down_, {model_.experts, model_.hidden, model_.intermediate})};
+    Layer layer = Layer::create(
+        {.level = "memefficient", .backend = Backend::kCuda, .problem = {shape(), DType::kBF16}},
+        weights);
+    device_.synchronise();
+    layer.forward(view(x_, {tokens_, model_.hidden}), view(expected_, {tokens_, model_.hidden}));
+    const DeviceBuffer sums(2 * sizeof(double));
+    MOE_CUDA_CHECK(cudaMemsetAsync(sums.data(), 0, sums.size(), device_.stream()));
+    difference_kernel<<<64, 256, 0, device_.stream()>>>(y_.as<__nv_bfloat16>(),
+                                                        expected_.as<__nv_bfloat16>(),
+                                                        tokens_ * model_.hidden, sums.as<double>());
+    MOE_CUDA_CHECK_LAUNCH("difference_kernel");
+    double host[2] = {};
+    device_.copy_to_host(host, sums.data(), sums.size());
+    const double error = std::sqrt(host[0] / host[1]);
+    MOE_CHECK(error < 0.02, "{} at {} tokens: relative error {}", model_.name, tokens_, error);
+    return error;
+  }
+  static TensorView view(const DeviceBuffer& buffer, std::initializer_list<std::int64_t> sizes) {
+    return {buffer.data(), DType::kBF16, sizes};
+  }
+
+  /// Counted from the logits, which the router has written.
+  std::int64_t active_experts() {
+    std::vector<float> logits(static_cast<std::size_t>(tokens_ * model_.experts));
+    device_.copy_to_host(logits.data(), logits_.data(), logits_.size());
+    std::set<std::int64_t> active;
+    for (std::int64_t t = 0; t < tokens_; ++t) {
+      const auto row = logits.begin() + t * model_.experts;
+      std::vector<float> sorted(row, row + model_.experts);
+      std::nth_element(sorted.begin(), sorted.begin() + model_.top_k - 1, sorted.end(),
+                       std::greater<>());
+      for (std::int64_t e = 0; e < model_.experts; ++e) {
+        if (row[e] >= sorted[static_cast<std::size_t>(model_.top_k - 1)]) active.insert(e);
+      }
+    }
+    return static_cast<std::int64_t>(active.size());
+  }
+
+  double read_rate() {
+    constexpr std::size_t kBytes = std::size_t{1} << 30;
+    if (memory_.data() == nullptr) {
+      memory_ = DeviceBuffer(kBytes);
+      MOE_CUDA_CHECK(cudaMemsetAsync(memory_.data(), 0x3f, kBytes, device_.stream()));
+      sink_ = DeviceBuffer(sizeof(unsigned));
+    }
+    const double ms = stopwatch_.milliseconds(
+        [&] { read_memory(memory_.data(), kBytes, sink_.as<unsigned>(), device_.stream()); },
+        {Cache::kHot, Launch::kGraph});
+    return static_cast<double>(kBytes) / ms / 1e6;
+  }
+
+  CudaDevice& device_;
+  Stopwatch& stopwatch_;
+  const Model& model_;
+  std::int64_t tokens_;
+  int seed_ = 0;
+  std::int64_t stride_ = 0;
+  std::string plan_;
+  DeviceBuffer x_, router_, gate_, up_, down_, y_, expected_;
+  DeviceBuffer logits_, idx_, topk_weights_, slots_, active_, arrivals_, act_, rows_;
+  DeviceBuffer memory_, sink_;
+};
+
+int run(int argc, char** argv) {
+  int samples = 41;
+  std::vector<std::int64_t> tokens = {1};
+  std::set<std::string> wanted;
+  for (int i = 1; i < argc; ++i) {
+    const std::string argument = argv[i];
+    if (argument == "--samples" && i + 1 < argc) {
+      samples = std::stoi(argv[++i]);
+    } else if (argument == "--tokens" && i + 1 < argc) {
+      std::istringstream list(argv[++i]);
+      tokens.clear();
+      for (std::string one; std::getline(list, one, ',');) tokens.push_back(std::stoll(one));
+    } else {
+      wanted.insert(argument);
+    }
+  }
+  CudaDevice device{LayerOptions()};
+  Stopwatch stopwatch(device);
+  for (const Model& model : kModels) {
+    if (!wanted.empty() && !wanted.contains(model.name)) continue;
+    for (const std::int64_t count : tokens)
+      StreamedLayer(device, stopwatch, model, count).run(samples);
+  }
+  return 0;
+}
+
+}  // namespace
+}  // namespace moe::cuda
+
+int main(int argc, char** argv) {
+  try {
+    return moe::cuda::run(argc, argv);
+  } catch (const std::exception& error) {
+    fmt::print(stderr, "stream_parts: {}\n", error.what());
+    return 1;
+  }
+}

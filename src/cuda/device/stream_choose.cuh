@@ -16,7 +16,7 @@ struct StreamChoices {
   std::int32_t* topk_idx;  // [T,K]
   float* topk_weights;     // [T,K]
   std::int32_t* slots;     // [T·K] t·K + k by expert, in order of t
-  ActiveExpert* active;    // [min(T·K,E)] in ascending order of experts
+  ActiveExpert* active;    // [min(T·K,E)]
 };
 
 /// Writes a slot of the only token down: its experts are active, in the order of slots.
@@ -88,8 +88,9 @@ __device__ __forceinline__ void choose_for_tokens(const float* logits, int first
 }
 
 /// out.slots and out.active from out.topk_idx, which other blocks may have written, by all kWarps warps
-/// of a block. tokens · experts < 2^20. `scratch` has choose_bytes().
-template <int kWarps>
+/// of a block. Experts with more than kManyTokens come first, because their blocks take longest; then
+/// the others, both in ascending order. tokens · experts < 2^20. `scratch` has choose_bytes().
+template <int kWarps, int kManyTokens>
 __device__ __forceinline__ void list_experts(int tokens, int experts, int top_k,
                                              const StreamChoices& out, std::byte* scratch) {
   constexpr int kThreads = kWarps * kWarpSize;
@@ -116,9 +117,16 @@ __device__ __forceinline__ void list_experts(int tokens, int experts, int top_k,
     return rows;
   };
   int mine = 0;
+  int mine_many = 0;
   for (int i = 0; i < per_thread; ++i) {
     const int rows = rows_of(thread * per_thread + i);
     mine += rows + (rows > 0 ? 1 << kRowBits : 0);
+    mine_many += rows > kManyTokens ? 1 : 0;
+  }
+  int many_sum = 0;
+  int many_before = 0;
+  if (__syncthreads_or(mine_many) != 0) {
+    many_before = block_scan<kWarps>(mine_many, warp_totals, many_sum);
   }
   int sum = 0;
   int before = block_scan<kWarps>(mine, warp_totals, sum);
@@ -128,8 +136,11 @@ __device__ __forceinline__ void list_experts(int tokens, int experts, int top_k,
     if (rows == 0) continue;
     const int first = before & ((1 << kRowBits) - 1);
     first_slots[expert] = first;
-    out.active[before >> kRowBits] = {expert, first, rows};
+    const bool many = rows > kManyTokens;
+    const int place = many ? many_before : many_sum + (before >> kRowBits) - many_before;
+    out.active[place] = {expert, first, rows};
     before += rows + (1 << kRowBits);
+    many_before += many ? 1 : 0;
   }
   const int most_active = min(tokens * top_k, experts);
   for (int i = (sum >> kRowBits) + thread; i < most_active; i += kThreads) out.active[i] = {};

@@ -86,10 +86,10 @@ struct ChunkRange {
   }
 };
 
-/// kTiles tiles of tokens; kAhead chunks of kChunk elements requested before they are used. kHalf: the
-/// high rows do not exist. kAligned: rows of weights and of tokens begin at multiples of 16 bytes and
-/// are multiples of 16 bytes long.
-template <int kTiles, int kChunk_, int kAhead, bool kAligned, bool kHalf = false>
+/// kAhead chunks of kChunk elements requested before they are used. kHalf: the high rows do not exist.
+/// kAligned: rows of weights and of tokens begin at multiples of 16 bytes and are multiples of 16 bytes
+/// long.
+template <int kChunk_, int kAhead, bool kAligned, bool kHalf = false>
 class WeightStream {
  public:
   static constexpr int kChunk = kChunk_;
@@ -112,12 +112,15 @@ class WeightStream {
     for (int n = 0; n < kAhead; ++n) request(n, ring_ + static_cast<unsigned>(n) * kChunkBytes);
   }
 
-  /// Adds the products to `sums`. `rows[tile]` is where this lane's token of the tile starts, in
-  /// elements from `base`; tiles from `tiles` on do not exist. start() comes before every call.
+  /// Adds the products with kTiles tiles of tokens to `sums`. `rows[tile]` is where this lane's token of
+  /// the tile starts, in elements from `base`. start() comes before every call.
+  /// NOTE: a loop of its own for every number of tiles. With a branch for those that are not there, one
+  /// tile took a tenth longer.
+  template <int kTiles>
   __device__ __forceinline__ void multiply(const Bf16* base, const unsigned (&rows)[kTiles],
-                                           int tiles, float (&sums)[kTiles][4]) {
-    uint4 tokens[kTokenSteps][kTiles];
-    fetch(base, rows, tiles, 0, 0, tokens);
+                                           float (&sums)[kTiles][4]) {
+    uint4 tokens[kSteps][kTiles];  // of a chunk, asked for a chunk ahead; they are in L1 or L2
+    fetch(base, rows, 0, tokens);
     unsigned chunk = ring_;
 #pragma unroll 1
     for (int n = 0; n < range_.count; ++n) {
@@ -132,18 +135,12 @@ class WeightStream {
         const unsigned back[4] = {low.z, high.z, low.w, high.w};
 #pragma unroll
         for (int tile = 0; tile < kTiles; ++tile) {
-          if (kTiles > 1 && tile >= tiles) break;
-          const uint4& token = tokens[step % kTokenSteps][tile];
+          const uint4& token = tokens[step][tile];
           multiply_bf16(sums[tile], front, token.x, token.y);
           multiply_bf16(sums[tile], back, token.z, token.w);
         }
-        if ((step + 1) % kTokenSteps != 0) continue;
-        if (step + 1 < kSteps) {
-          fetch(base, rows, tiles, n, step + 1, tokens);
-        } else {
-          fetch(base, rows, tiles, n + 1, 0, tokens);
-        }
       }
+      fetch(base, rows, n + 1, tokens);
       __syncwarp();  // everybody has read the chunk
       request(n + kAhead, chunk);
       chunk = chunk == ring_ + (kAhead - 1) * kChunkBytes ? ring_ : chunk + kChunkBytes;
@@ -154,8 +151,6 @@ class WeightStream {
   static constexpr int kSteps = kChunk / kStreamStep;
   static constexpr int kPieces = kChunk / 8;  // of 16 bytes, of a row
   static_assert(kPieces >= 8 && kPieces <= kWarpSize, "place() exchanges halves of eight pieces");
-  // Tokens are asked for a few steps ahead, as registers allow; they are in L1 or L2.
-  static constexpr int kTokenSteps = kTiles <= 2 ? kSteps : kTiles == 4 ? kSteps / 2 : 1;
 
   /// Where a piece of a row lies in a chunk. Eight lanes read four pieces of two rows at once: odd
   /// rows have them in the other four groups of banks.
@@ -195,18 +190,17 @@ class WeightStream {
     commit_copies();
   }
 
-  /// Tokens of kTokenSteps steps of the n-th chunk.
-  __device__ __forceinline__ void fetch(const Bf16* base, const unsigned (&rows)[kTiles], int tiles,
-                                        int n, int first_step,
-                                        uint4 (&tokens)[kTokenSteps][kTiles]) const {
+  /// Tokens of the n-th chunk.
+  template <int kTiles>
+  __device__ __forceinline__ void fetch(const Bf16* base, const unsigned (&rows)[kTiles], int n,
+                                        uint4 (&tokens)[kSteps][kTiles]) const {
     if (n >= range_.count) return;
-    const int at = begin_of(n) + first_step * kStreamStep + lane_ % 4 * 8;
+    const int at = begin_of(n) + lane_ % 4 * 8;
 #pragma unroll
-    for (int step = 0; step < kTokenSteps; ++step) {
+    for (int step = 0; step < kSteps; ++step) {
       const int left = weights_.depth - at - step * kStreamStep;
 #pragma unroll
       for (int tile = 0; tile < kTiles; ++tile) {
-        if (kTiles > 1 && tile >= tiles) break;
         const Bf16* const from = base + rows[tile] + at + step * kStreamStep;
         if constexpr (kAligned) {
           tokens[step][tile] = left > 0 ? load_through_l1(from) : make_uint4(0, 0, 0, 0);

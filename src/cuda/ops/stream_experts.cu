@@ -30,8 +30,8 @@ struct Work {
 };
 
 /// Three chunks of 256 bytes of each of 16 rows in flight, 12 KiB a warp.
-template <int kTiles, bool kAligned>
-using ExpertStream = WeightStream<kTiles, 128, 3, kAligned>;
+template <bool kAligned>
+using ExpertStream = WeightStream<128, 3, kAligned>;
 /// Blocks of a multiprocessor: their rings fill its shared memory.
 constexpr int kBlocks = 2;
 
@@ -86,80 +86,104 @@ __device__ __forceinline__ void find_rows(const Work& work, const ActiveExpert& 
   }
 }
 
-__device__ __forceinline__ int tiles_from(int tokens, int first_token, int most) {
-  return min((tokens - first_token + kStreamTokens - 1) / kStreamTokens, most);
-}
+/// What a warp does of a block's work: sixteen rows of weights and its chunks of their length.
+template <class Product>
+struct WarpShare {
+  int warp, lane;
+  int part, parts;
+  int first_feature;
+  bool exists;  // whether there are such features
+};
 
-/// One block: an active expert and a range of its features.
-template <class Product, int kTiles, bool kAligned>
-__global__ void __launch_bounds__(kStreamWarps* kWarpSize, kBlocks)
-    stream_product_kernel(Work work) {
-  using Stream = ExpertStream<kTiles, kAligned>;
-  extern __shared__ __align__(128) std::byte shared[];  // a ring a warp; then sums of the parts
+/// Tokens from `first` on, kTiles tiles of them: products, sums over the parts, what follows. All warps of
+/// the block come here together.
+template <class Product, int kTiles, class Stream>
+__device__ __forceinline__ void multiply_tiles(const Work& work, const ActiveExpert& expert,
+                                               int first, const WarpShare<Product>& share,
+                                               Stream& stream, std::byte* shared) {
   using Partial = float4[kTiles][kWarpSize];
   static_assert(sizeof(Partial) <= Stream::kRingBytes, "sums fit where the warp's weights were");
-  if constexpr (!Product::kWeightsFirst) wait_for_previous_kernel();
-  const int lane = static_cast<int>(threadIdx.x) % kWarpSize;
-  const int warp = static_cast<int>(threadIdx.x) / kWarpSize;
-  const int block = static_cast<int>(blockIdx.x);
-  const ActiveExpert expert = work.active[block / work.feature_blocks];
-  if (expert.tokens == 0) return;
-  const int group = warp % work.row_groups;
-  const int part = warp / work.row_groups;
-  const int parts = kStreamWarps / work.row_groups;
-  const int first_feature =
-      (block % work.feature_blocks * work.row_groups + group) * Product::kFeatures;
-  ChunkRange range = ChunkRange::of_part(work.depth, Stream::kChunk, part, parts);
-  if (first_feature >= work.features) range.count = 0;
-
-  Stream stream(shared + warp * Stream::kRingBytes);
   const auto partial = [&](int of_warp) -> Partial& {
     return *reinterpret_cast<Partial*>(shared + of_warp * Stream::kRingBytes);
   };
+  unsigned rows[kTiles];
+  find_rows<Product>(work, expert, first, rows);
+  float sums[kTiles][4] = {};
+  stream.multiply(work.from, rows, sums);
+  if (share.parts > 1) {
+    if (share.part > 0) {
+      __syncwarp();  // this warp's ring is empty: all its chunks are multiplied
+#pragma unroll
+      for (int tile = 0; tile < kTiles; ++tile) {
+        partial(share.warp)[tile][share.lane] =
+            make_float4(sums[tile][0], sums[tile][1], sums[tile][2], sums[tile][3]);
+      }
+    }
+    __syncthreads();
+    for (int other = share.warp + work.row_groups; share.part == 0 && other < kStreamWarps;
+         other += work.row_groups) {
+#pragma unroll
+      for (int tile = 0; tile < kTiles; ++tile) {
+        const float4 four = partial(other)[tile][share.lane];
+        sums[tile][0] += four.x;
+        sums[tile][1] += four.y;
+        sums[tile][2] += four.z;
+        sums[tile][3] += four.w;
+      }
+    }
+    __syncthreads();
+  }
+  if (share.part > 0 || !share.exists) return;
+#pragma unroll
+  for (int tile = 0; tile < kTiles; ++tile) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const int token = first + tile * kStreamTokens + share.lane % 4 * 2 + half;
+      if (token >= expert.tokens) continue;
+      Product::store(work, work.slots[expert.first + token], share.first_feature + share.lane / 4,
+                     sums[tile][half], sums[tile][2 + half]);
+    }
+  }
+}
+
+/// One block: an active expert and a range of its features. kTiles at once, where the expert has more
+/// than one.
+template <class Product, int kTiles, bool kAligned>
+__global__ void __launch_bounds__(kStreamWarps* kWarpSize, kBlocks)
+    stream_product_kernel(Work work) {
+  using Stream = ExpertStream<kAligned>;
+  extern __shared__ __align__(128) std::byte shared[];  // a ring a warp; then sums of the parts
+  if constexpr (!Product::kWeightsFirst) wait_for_previous_kernel();
+  const int block = static_cast<int>(blockIdx.x);
+  const ActiveExpert expert = work.active[block / work.feature_blocks];
+  if (expert.tokens == 0) return;
+  const int warp = static_cast<int>(threadIdx.x) / kWarpSize;
+  const int group = warp % work.row_groups;
+  const int first_feature =
+      (block % work.feature_blocks * work.row_groups + group) * Product::kFeatures;
+  const WarpShare<Product> share{.warp = warp,
+                                 .lane = static_cast<int>(threadIdx.x) % kWarpSize,
+                                 .part = warp / work.row_groups,
+                                 .parts = kStreamWarps / work.row_groups,
+                                 .first_feature = first_feature,
+                                 .exists = first_feature < work.features};
+  ChunkRange range = ChunkRange::of_part(work.depth, Stream::kChunk, share.part, share.parts);
+  if (!share.exists) range.count = 0;
+
+  Stream stream(shared + warp * Stream::kRingBytes);
   const WeightRows weights = Product::rows(work, expert.expert, first_feature);
   stream.start(weights, range);
   if constexpr (Product::kWeightsFirst) wait_for_previous_kernel();
   allow_next_kernel();
-  for (int first = 0; first < expert.tokens; first += kTiles * kStreamTokens) {
+  for (int first = 0; first < expert.tokens;) {
     if (first > 0) stream.start(weights, range);
-    const int tiles = tiles_from(expert.tokens, first, kTiles);
-    unsigned rows[kTiles];
-    find_rows<Product>(work, expert, first, rows);
-    float sums[kTiles][4] = {};
-    stream.multiply(work.from, rows, tiles, sums);
-    if (parts > 1) {
-      if (part > 0) {
-        __syncwarp();  // this warp's ring is empty: all its chunks are multiplied
-#pragma unroll
-        for (int tile = 0; tile < kTiles; ++tile) {
-          partial(warp)[tile][lane] =
-              make_float4(sums[tile][0], sums[tile][1], sums[tile][2], sums[tile][3]);
-        }
-      }
-      __syncthreads();
-      for (int other = warp + work.row_groups; part == 0 && other < kStreamWarps;
-           other += work.row_groups) {
-#pragma unroll
-        for (int tile = 0; tile < kTiles; ++tile) {
-          const float4 four = partial(other)[tile][lane];
-          sums[tile][0] += four.x;
-          sums[tile][1] += four.y;
-          sums[tile][2] += four.z;
-          sums[tile][3] += four.w;
-        }
-      }
-      __syncthreads();
-    }
-    if (part > 0 || first_feature >= work.features) continue;
-#pragma unroll
-    for (int tile = 0; tile < kTiles; ++tile) {
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        const int token = first + tile * kStreamTokens + lane % 4 * 2 + half;
-        if (token >= expert.tokens) continue;
-        Product::store(work, work.slots[expert.first + token], first_feature + lane / 4,
-                       sums[tile][half], sums[tile][2 + half]);
-      }
+    const int tiles = (expert.tokens - first + kStreamTokens - 1) / kStreamTokens;
+    if (kTiles == 1 || tiles == 1) {
+      multiply_tiles<Product, 1>(work, expert, first, share, stream, shared);
+      first += kStreamTokens;
+    } else {
+      multiply_tiles<Product, kTiles>(work, expert, first, share, stream, shared);
+      first += kTiles * kStreamTokens;
     }
   }
 }
@@ -200,30 +224,28 @@ bool act_is_aligned(const StreamExperts& experts) {
 /// body.operator()<kTiles, kAligned>(). Odd sizes have one way.
 template <class Body>
 void with_tiles(int token_tiles, bool aligned, Body&& body) {
+  MOE_INTERNAL_CHECK(token_tiles == 1 || token_tiles == 2, "no kernel for {} tiles of tokens",
+                     token_tiles);
   if (!aligned) {
     body.template operator()<1, false>();
   } else if (token_tiles == 1) {
     body.template operator()<1, true>();
-  } else if (token_tiles == 2) {
-    body.template operator()<2, true>();
-  } else if (token_tiles == 4) {
-    body.template operator()<4, true>();
   } else {
-    MOE_INTERNAL_CHECK(token_tiles == 8, "no kernel for {} tiles of tokens", token_tiles);
-    body.template operator()<8, true>();
+    body.template operator()<2, true>();
   }
 }
+
 template <class Product>
-void launch_product(const char* name, Work work, int row_groups, const StreamConfig& config,
-                    bool aligned, cudaStream_t stream) {
+void launch_product(const char* name, Work work, int row_groups, int token_tiles, bool aligned,
+                    cudaStream_t stream) {
   work.row_groups = row_groups;
   work.feature_blocks =
       static_cast<int>(blocks_of(work.features, std::int64_t{row_groups} * Product::kFeatures));
   const std::int64_t blocks = static_cast<std::int64_t>(work.most_active) * work.feature_blocks;
   MOE_INTERNAL_CHECK(blocks <= INT32_MAX, "{} blocks exceed the grid", blocks);
-  with_tiles(config.token_tiles, aligned, [&]<int kTiles, bool kAligned>() {
+  with_tiles(token_tiles, aligned, [&]<int kTiles, bool kAligned>() {
     const auto kernel = stream_product_kernel<Product, kTiles, kAligned>;
-    constexpr unsigned kShared = kStreamWarps * ExpertStream<kTiles, kAligned>::kRingBytes;
+    constexpr unsigned kShared = kStreamWarps * ExpertStream<kAligned>::kRingBytes;
     MOE_CUDA_CHECK(
         cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int{kShared}));
     launch_overlapping(name, kernel, dim3(static_cast<unsigned>(blocks)),
@@ -239,11 +261,7 @@ StreamConfig choose_stream_config(const Shape& shape, int multiprocessors) {
   const auto experts = static_cast<double>(shape.experts);
   const double share = static_cast<double>(shape.top_k) / experts;
   const auto tokens = static_cast<double>(shape.tokens);
-  const double per_expert = tokens * share;
-  // Twice as many tokens as expected, or all, before an expert's weights are read twice.
-  const double most = std::min(tokens, std::max(8.0, 2 * per_expert));
-  config.token_tiles = most <= 8 ? 1 : most <= 16 ? 2 : most <= 32 ? 4 : 8;
-
+  config.token_tiles = shape.tokens <= kStreamTokens ? 1 : 2;
   const double active = experts * (1 - std::pow(1 - share, tokens));
   const auto row_groups = [&](std::int64_t features, int of_warp) {
     int groups = kStreamWarps;
@@ -276,15 +294,15 @@ void stream_gate_up(const StreamExperts& experts, const void* x, const StreamCon
   work.depth = static_cast<int>(experts.hidden);
   work.from_stride = static_cast<int>(experts.hidden);
   work.to_stride = static_cast<int>(experts.act_stride);
-  launch_product<GateUp>("stream_gate_up", work, config.gate_up_row_groups, config,
+  launch_product<GateUp>("stream_gate_up", work, config.gate_up_row_groups, config.token_tiles,
                          in_widest_vectors(experts.hidden * 2, {experts.gate, experts.up, x}),
                          stream);
 }
 
 void stream_down(const StreamExperts& experts, void* rows, const StreamConfig& config,
                  cudaStream_t stream) {
-  launch_product<Down>("stream_down", down_work(experts, rows), config.down_row_groups, config,
-                       act_is_aligned(experts), stream);
+  launch_product<Down>("stream_down", down_work(experts, rows), config.down_row_groups,
+                       config.token_tiles, act_is_aligned(experts), stream);
 }
 
 }  // namespace moe::cuda

@@ -18,8 +18,8 @@ inline constexpr int kStreamWarps = 8;
 
 /// How the work is cut.
 struct StreamConfig {
-  /// Tiles of eight tokens that a warp multiplies a weight with before it asks for the next: 1, 2, 4,
-  /// 8. An expert with more tokens has its weights read again.
+  /// Tiles of eight tokens that a warp multiplies a weight with before it asks for the next, 1 or 2. An
+  /// expert with more tokens has its weights read again; one with a tile runs the loop of one tile.
   int token_tiles = 1;
   int gate_up_row_groups = 1;  ///< 1, 2, 4, 8: groups of eight features of a block
   int down_row_groups = 1;     ///< of sixteen
@@ -28,7 +28,7 @@ struct StreamConfig {
 /// By the rows that an expert is expected to have and the blocks that a device wants. A host function
 /// of sizes alone.
 [[nodiscard]] StreamConfig choose_stream_config(const Shape& shape, int multiprocessors);
-/// "tiles of 8 tokens; gate|up in blocks of 16 features; ..."
+/// "16 tokens at once; gate|up in blocks of 64 features; ..."
 [[nodiscard]] std::string to_string(const StreamConfig& config);
 
 /// bf16 throughout. Views: the memory is the caller's.

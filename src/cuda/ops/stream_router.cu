@@ -21,8 +21,8 @@ constexpr int kExpertsPerBlock = 8;
 template <int kPerLane>
 constexpr int kWarps = kPerLane <= 8 ? 32 : 16;
 
-template <int kTiles, bool kAligned>
-using RouterStream = WeightStream<kTiles, 64, 4, kAligned, true>;
+template <bool kAligned>
+using RouterStream = WeightStream<64, 4, kAligned, true>;
 
 struct Sizes {
   int tokens, hidden, experts, top_k, token_tiles;
@@ -57,7 +57,7 @@ __global__ void __launch_bounds__(kWarps<kPerLane>* kWarpSize)
   const int token_tile = static_cast<int>(blockIdx.x) % sizes.token_tiles;
   const int first_token = token_tile * kTiles * kStreamTokens;
 
-  using Stream = RouterStream<kTiles, kAligned>;
+  using Stream = RouterStream<kAligned>;
   Stream stream(shared + warp * Stream::kRingBytes);
   WeightRows weights;
   weights.low = router + static_cast<std::int64_t>(first_expert) * sizes.hidden;
@@ -74,7 +74,7 @@ __global__ void __launch_bounds__(kWarps<kPerLane>* kWarpSize)
     rows[tile] = static_cast<unsigned>(token) * static_cast<unsigned>(sizes.hidden);
   }
   float sums[kTiles][4] = {};
-  stream.multiply(x, rows, kTiles, sums);
+  stream.multiply(x, rows, sums);
   __syncthreads();  // the sums go where weights were
 
   auto* const partial = reinterpret_cast<float*>(shared);  // [warps][kTiles][lanes][2]
@@ -107,8 +107,9 @@ __global__ void __launch_bounds__(kWarps<kPerLane>* kWarpSize)
   } else if (!is_last_of(out.arrivals, token_tiles)) {
     return;
   }
-  list_experts<kWarps<kPerLane>>(sizes.tokens, sizes.experts, sizes.top_k,
-                                 {out.topk_idx, out.topk_weights, out.slots, out.active}, shared);
+  list_experts<kWarps<kPerLane>, kStreamTokens>(
+      sizes.tokens, sizes.experts, sizes.top_k,
+      {out.topk_idx, out.topk_weights, out.slots, out.active}, shared);
 }
 
 template <int kPerLane, int kTiles, bool kAligned>
@@ -119,8 +120,7 @@ void launch(const void* x, const void* router, Sizes sizes, const StreamRouting&
   const int expert_tiles = (sizes.experts + kExpertsPerBlock - 1) / kExpertsPerBlock;
   const std::size_t partial_bytes =
       std::size_t{kWarps<kPerLane>} * kTiles * kWarpSize * 2 * sizeof(float);
-  const std::size_t ring_bytes =
-      std::size_t{kWarps<kPerLane>} * RouterStream<kTiles, kAligned>::kRingBytes;
+  const std::size_t ring_bytes = std::size_t{kWarps<kPerLane>} * RouterStream<kAligned>::kRingBytes;
   const std::size_t shared =
       std::max({ring_bytes, partial_bytes, choose_bytes(sizes.tokens, sizes.experts)});
   const auto kernel = stream_router_kernel<kPerLane, kTiles, kAligned>;

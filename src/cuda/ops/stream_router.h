@@ -21,7 +21,8 @@ struct StreamRouting {
   std::int32_t* topk_idx = nullptr;  ///< [T,K] descending weight, lowest index first among equals
   float* topk_weights = nullptr;     ///< [T,K] sums to 1 per token
   std::int32_t* slots = nullptr;     ///< [T·K] t·K + k by expert, in order of t
-  ActiveExpert* active = nullptr;    ///< [min(T·K,E)] in ascending order of experts
+  ActiveExpert* active =
+      nullptr;  ///< [min(T·K,E)]: those with more than 8 tokens, then the others, ascending
   unsigned* arrivals =
       nullptr;  ///< [kStreamArrivals], 0 before the first call and after every call
 };

@@ -80,8 +80,8 @@ HostRouting random_routing(const Sizes& sizes, std::int64_t spread) {
 
 std::vector<StreamConfig> configs() {
   std::vector<StreamConfig> all;
-  for (const int tiles : {1, 2, 4, 8}) {
-    for (const int groups : {1, 4, 8}) {
+  for (const int tiles : {1, 2}) {
+    for (const int groups : {1, 2, 4, 8}) {
       all.push_back(
           {.token_tiles = tiles, .gate_up_row_groups = groups, .down_row_groups = groups});
     }
@@ -189,7 +189,10 @@ TEST_F(CudaStreamExperts, FewTokens) {
 }
 
 TEST_F(CudaStreamExperts, ManyTokensOfOneExpert) {
+  for (const std::int64_t tokens : {15, 24, 25, 40, 41, 48, 56, 64})
+    check({tokens, 72, 40, 5, 1}, 1);
   // More than any number of tiles holds: the weights are streamed again.
+  check({65, 40, 24, 3, 1}, 1);
   check({100, 64, 40, 6, 1}, 1);
   check({130, 40, 48, 3, 2}, 1);
 }
@@ -203,19 +206,22 @@ TEST_F(CudaStreamExperts, NanStaysInItsToken) {
 }
 
 TEST(StreamConfigs, FollowTheShape) {
+  EXPECT_EQ(choose_stream_config({8, 2048, 768, 128, 8}, 132).token_tiles, 1);
+  EXPECT_EQ(choose_stream_config({9, 2048, 768, 128, 8}, 132).token_tiles, 2);
   const auto choose = [](std::int64_t tokens) {
     return choose_stream_config({tokens, 2048, 768, 128, 8}, 132);
   };
-  EXPECT_EQ(choose(1).token_tiles, 1);
-  EXPECT_LE(choose(1).gate_up_row_groups, choose(64).gate_up_row_groups);
-  int tiles = 0;
-  for (const std::int64_t tokens : {1, 4, 16, 64, 256}) {  // more tokens: no smaller
-    EXPECT_GE(choose(tokens).token_tiles, tiles) << tokens;
-    tiles = choose(tokens).token_tiles;
+  // Few active experts give few blocks: each takes fewer features, and its warps divide their depth.
+  EXPECT_EQ(choose_stream_config({2, 512, 128, 128, 1}, 132).gate_up_row_groups, 1);
+  EXPECT_LT(choose_stream_config({2, 2048, 768, 128, 2}, 132).down_row_groups,
+            choose(64).down_row_groups);
+  EXPECT_EQ(choose(64).gate_up_row_groups, kStreamWarps);
+  EXPECT_EQ(choose(64).down_row_groups, kStreamWarps);
+  int groups = 0;
+  for (const std::int64_t tokens : {1, 4, 16, 64, 256}) {
+    EXPECT_GE(choose(tokens).down_row_groups, groups) << tokens;
+    groups = choose(tokens).down_row_groups;
   }
-  // Few experts get many rows each.
-  const StreamConfig crowded = choose_stream_config({256, 4096, 14336, 8, 2}, 132);
-  EXPECT_EQ(crowded.token_tiles, 8);
 }
 
 }  // namespace

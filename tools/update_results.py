@@ -113,7 +113,8 @@ def measured_header(rows):
 
 def shape_text(row):
     return (f"T={row['tokens']} H={row['hidden']} I={row['intermediate']} E={row['experts']} "
-            f"K={row['top_k']} {row['dtype']}" + ("" if row["skew"] == "uniform" else f" {row['skew']}"))
+            f"K={row['top_k']} {row['dtype']}" + ("" if row["skew"] == "uniform" else f" {row['skew']}") +
+            (" dirty caches" if row.get("cache") == "dirty" else ""))
 
 
 def journey(path, tokens="-"):
@@ -183,15 +184,16 @@ def decode(path):
     for tokens in sorted({row["tokens"] for row in result["rows"]}):
         rows = {row["name"]: row for row in result["rows"] if row["tokens"] == tokens}
         first = next(iter(rows.values()))
-        # Files from before the stream floor was kept have that of the twin.
-        cells = [f"{time_text(rows[name]['median_us'])} ({percent(rows[name].get('stream_fraction', rows[name]['floor_fraction']))})"
+        cells = [f"{time_text(rows[name]['median_us'])} ({percent(rows[name]['stream_fraction'])})"
                  if name in rows and rows[name]["status"] == "ok" else "–" for name in names]
         taken = rows.get("auto", {}).get("technique")
         if taken:
             cells.append(f"`{taken.removeprefix('takes ')}`")
-        lines.append([tokens, first["active_experts"], time_text(first.get("stream_floor_us", 1e3 * first["floor_ms"]))] + cells)
+        lines.append([tokens, first["active_experts"], time_text(first["stream_floor_us"])] + cells)
     first = result["rows"][0]
     title = f"H={first['hidden']} I={first['intermediate']} E={first['experts']} K={first['top_k']} {first['dtype']}"
+    if first["skew"] != "uniform":
+        title += f", skew {first['skew']}"
     return (f"{title}{conditions(result['rows'])} ([{path}](/{path}))\n\n" +
             table(["tokens", "active experts", "floor"] + [f"`{name}` (of the floor)" for name in names] +
                   (["`auto` takes"] if "auto" in names else []), lines))

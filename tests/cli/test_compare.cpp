@@ -108,6 +108,20 @@ TEST_F(CompareCommand, LiveMeasuresSuspectsAgainInTurns) {
       << row["note"];
 }
 
+TEST_F(CompareCommand, LiveMeasuresWhatAutoTakes) {
+  const Said first = run_moe(
+      "bench run -t moe_decode:auto --backend cpu --thiek 8,64,32,4,2 --axis tokens=8 --threads 1 "
+      "--tune-seconds 0 -q --format json --output " +
+      path("auto.json"));
+  ASSERT_EQ(first.code, 0) << first.err;
+  const Said said = run_moe("bench compare " + path("auto.json") + " --live -q --format json");
+  ASSERT_EQ(said.code, 0) << said.out << said.err;
+  EXPECT_EQ(test::schema_errors(said.out, "compare"), "");
+  const Json rows = Json::parse(said.out)["rows"];
+  ASSERT_EQ(rows.size(), 1U);
+  EXPECT_EQ(rows[0]["name"], "auto");
+}
+
 TEST_F(CompareCommand, BaselineIsLookedUpByWhatFilesSay) {
   std::filesystem::create_directories(path("results/some-machine"));
   measure("b.json");

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # clang-format over our C++ and CUDA sources, clang-tidy over the host code; any finding fails. Needs a
-# configured build/cpu; files of src/cuda are read as in build/cuda when that is configured too.
+# configured build/cpu or build/cuda; where both are, files of src/cuda are read as in the latter.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -23,12 +23,14 @@ tidy() { # build folder, files...
     clang-tidy -p "$build" --quiet --extra-arg=-Wno-unknown-warning-option 2>/dev/null
 }
 mapfile -t units < <(find src -name '*.cpp' ! -path 'src/cuda/*' | sort)
+cpu_build=build/cpu
+[ -e build/cpu/compile_commands.json ] || cpu_build=build/cuda
 cuda_build=build/cpu # which has what needs no toolkit
 [ -e build/cuda/compile_commands.json ] && cuda_build=build/cuda
 mapfile -t cuda_units < <(find src/cuda -name '*.cpp' | sort | while read -r unit; do
   if grep -qF "/$unit\"" "$cuda_build/compile_commands.json"; then echo "$unit"; fi
 done)
-tidy build/cpu "${units[@]}"
+tidy "$cpu_build" "${units[@]}"
 tidy "$cuda_build" "${cuda_units[@]}"
 units+=("${cuda_units[@]}")
 echo "lint: ${#sources[@]} files formatted, ${#units[@]} translation units clean"

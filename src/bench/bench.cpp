@@ -132,7 +132,7 @@ struct BenchRun::State {
   bool complete = false;
   double seconds = 0;
   std::optional<double> steal_fraction;
-  std::optional<DeviceInfo> device;
+  std::optional<DeviceInfo> device_info;
   Clock::time_point started;
   LevelState* in_progress = nullptr;
   std::unique_ptr<CeilingProbes> probes;  // set once
@@ -431,10 +431,10 @@ void BenchRun::State::run() {
   }
   const std::optional<ProcessorTimes> before = processor_times();
   {
-    std::unique_ptr<CeilingProbes> made = instrument->make_probes();
+    std::unique_ptr<CeilingProbes> ready = instrument->make_probes();
     const std::lock_guard lock(mutex);
-    device = instrument->describe();
-    probes = std::move(made);
+    device_info = instrument->describe();
+    probes = std::move(ready);
   }
   for (Point& point : points) {
     if (stopping) break;
@@ -462,7 +462,7 @@ BenchResult BenchRun::result() const {
   result.complete = state_->complete;
   result.seconds = state_->complete ? state_->seconds : seconds_since(state_->started);
   result.steal_fraction = state_->steal_fraction;
-  result.device = state_->device;
+  result.device = state_->device_info;
   const CeilingProbes* probes = state_->probes.get();
   const auto summarised = [&](const ProbeSamples& samples) {
     return probes == nullptr ? Ceilings{} : summary(samples, probes->isa(), probes->threads());

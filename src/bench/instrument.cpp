@@ -72,7 +72,7 @@ LayerOptions options_for(Backend backend) {
 
 }  // namespace
 
-double Instrument::seconds(const std::function<void()>& work, const Timing& timing) {
+Elapsed Instrument::elapsed(const std::function<void()>& work, const Timing& timing) {
   struct InProgress {
     std::atomic<std::int64_t>& began_ns;
     explicit InProgress(std::atomic<std::int64_t>& ns) : began_ns(ns) {
@@ -81,7 +81,14 @@ double Instrument::seconds(const std::function<void()>& work, const Timing& timi
     ~InProgress() { began_ns = 0; }
   };
   const InProgress in_progress(began_ns_);
-  return measure(work, timing);
+  Clock::time_point called;
+  const double seconds = measure(
+      [&] {
+        called = Clock::now();
+        work();
+      },
+      timing);
+  return {seconds, std::chrono::duration<double>(Clock::now() - called).count()};
 }
 
 double Instrument::seconds_running() const {

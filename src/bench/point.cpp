@@ -6,6 +6,8 @@
 #include <utility>
 
 #include "bench/statistics.h"
+#include "core/check.h"
+#include "core/text.h"
 
 namespace moe {
 namespace {
@@ -54,6 +56,34 @@ void derive_sensors(BenchRow& row, const std::vector<SensorReading>& readings) {
   row.throttle = text.empty() ? "none" : text;
 }
 
+/// A median below this share of what the hardware needs at least is no measurement of the layer. Not closer
+/// to 1: another program may have slowed the probes down, and not the level.
+constexpr double kLeastPlausible = 0.5;
+
+/// The work of a row in the least time, at the highest rates that were measured. Reading memory counts where
+/// the caches were emptied: else the weights may lie in them.
+double least_us(const BenchRow& row, const Ceilings& ceilings) {
+  const double peak = std::max(
+      {ceilings.fp32_gflops, ceilings.bf16_gflops.value_or(0), ceilings.fp8_gflops.value_or(0)});
+  const double compute = useful_flops(row.problem.shape) / (peak * 1e3);
+  if (row.cache == Cache::kHot) return compute;
+  return std::max(compute,
+                  minimum_bytes(row.problem, row.active_experts) / (ceilings.read_gbs * 1e3));
+}
+
+void check_plausible(BenchRow& row, const Ceilings& ceilings) {
+  const double least = least_us(row, ceilings);
+  if (row.status != RowStatus::kOk || !(row.median_us < kLeastPlausible * least)) return;
+  row.status = RowStatus::kFailed;
+  row.verified = false;
+  row.reason = fmt::format(
+      "a median of {} is below half of the {} that its arithmetic{} takes at the rates measured "
+      "beside it: the "
+      "clock did not see the work",
+      format_microseconds(row.median_us), format_microseconds(least),
+      row.cache == Cache::kCold ? " or reading it from memory" : "");
+}
+
 /// Adds what follows from the samples and the ceilings.
 void derive(BenchRow& row, const RowState& state, const std::vector<double>& twin_us,
             const Ceilings& ceilings) {
@@ -75,6 +105,7 @@ void derive(BenchRow& row, const RowState& state, const std::vector<double>& twi
   row.roof_us = roof.microseconds;
   row.bound = roof.bound;
   row.ceiling_fraction = roof.microseconds / row.median_us;
+  check_plausible(row, ceilings);
 }
 
 /// One row of a level for each combination of cache and launch that was asked for.

@@ -1,12 +1,14 @@
 #include "bench/series.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <limits>
 #include <utility>
 
 #include "core/check.h"
 #include "core/fingerprint.h"
+#include "core/text.h"
 
 namespace moe {
 namespace {
@@ -14,6 +16,13 @@ namespace {
 /// Below this a forward on the same data runs just before the timed one: the thread pool is then
 /// awake and the caches hold what the forward before left, as in back-to-back use.
 constexpr double kPrimeBelowSeconds = 0.05;
+/// An instrument's clock may miss this much of the host's time (launch and wake-up), or this share of it, in
+/// the best of kLeastForClock forwards.
+constexpr double kUnseenSeconds = 100e-6;
+constexpr double kUnseenShare = 0.5;
+constexpr std::size_t kLeastForClock = 3;
+/// Outputs shorter than this may be equal by chance.
+constexpr std::size_t kLeastBytesToDiffer = 16;
 
 }  // namespace
 
@@ -95,9 +104,9 @@ TimedSeries TimedSeries::restarted(Timing timing) const {
   return series;
 }
 
-double TimedSeries::run_forward(int input) {
+Elapsed TimedSeries::run_forward(int input) {
   inputs_->load(input);
-  return inputs_->instrument().seconds([this] { forward_(inputs_->x(), inputs_->y()); }, timing_);
+  return inputs_->instrument().elapsed([this] { forward_(inputs_->x(), inputs_->y()); }, timing_);
 }
 
 bool TimedSeries::check(int input, const std::string& when) {
@@ -119,16 +128,42 @@ bool TimedSeries::check(int input, const std::string& when) {
   return false;
 }
 
+bool TimedSeries::check_clock(const Elapsed& elapsed, const std::string& when) {
+  // Graphs are queued behind work that holds the device: the host's time says nothing about them.
+  if (timing_.launch == Launch::kGraph) return true;
+  const auto unseen = [](const Elapsed& e) { return e.wall_seconds - e.seconds; };
+  if (microseconds_.empty() || std::abs(unseen(elapsed)) < std::abs(unseen(least_unseen_))) {
+    least_unseen_ = elapsed;
+  }
+  if (microseconds_.size() + 1 < kLeastForClock) return true;
+  const double allowed = std::max(kUnseenSeconds, kUnseenShare * least_unseen_.wall_seconds);
+  if (std::abs(unseen(least_unseen_)) <= allowed) return true;
+  failure_ = fmt::format("{}: its clock says {}, but {} passed until the device was idle", when,
+                         format_microseconds(least_unseen_.seconds * 1e6),
+                         format_microseconds(least_unseen_.wall_seconds * 1e6));
+  return false;
+}
+
 bool TimedSeries::verify(const std::function<void()>& before_second,
                          const std::function<void()>& after_second) {
   expected_seconds_ = std::numeric_limits<double>::infinity();
   for (int input = 0; input < BenchInputs::kInputs; ++input) {
     if (input == 1 && before_second) before_second();
-    const double seconds = run_forward(input);
+    const double seconds = run_forward(input).seconds;
     const bool right = check(input, "verification");
     if (input == 1 && after_second) after_second();
     if (!right) return false;
-    verified_.push_back(inputs_->instrument().fingerprint(inputs_->y()));
+    const std::uint64_t written = inputs_->instrument().fingerprint(inputs_->y());
+    const auto same = std::find(verified_.begin(), verified_.end(), written);
+    if (same != verified_.end() && inputs_->y().bytes() >= kLeastBytesToDiffer) {
+      failure_ = fmt::format(
+          "verification: inputs {} and {} give the same output bit for bit, so that nothing shows "
+          "that x "
+          "is read",
+          same - verified_.begin(), input);
+      return false;
+    }
+    verified_.push_back(written);
     expected_seconds_ = std::min(expected_seconds_, seconds);
   }
   return true;
@@ -142,10 +177,11 @@ bool TimedSeries::sample() {
   const int input = next_input_;
   next_input_ = (next_input_ + 1) % BenchInputs::kInputs;
   if (expected_seconds_ < kPrimeBelowSeconds) run_forward(next_input_);
-  const double seconds = run_forward(input);
+  const Elapsed elapsed = run_forward(input);
   const std::optional<SensorReading> reading = inputs_->instrument().sense();
-  if (!check(input, fmt::format("timed forward {}", microseconds_.size() + 1))) return false;
-  microseconds_.push_back(seconds * 1e6);
+  const std::string when = fmt::format("timed forward {}", microseconds_.size() + 1);
+  if (!check(input, when) || !check_clock(elapsed, when)) return false;
+  microseconds_.push_back(elapsed.seconds * 1e6);
   if (reading) readings_.push_back(*reading);
   return true;
 }

@@ -92,8 +92,9 @@ class TimedSeries {
   [[nodiscard]] const std::string& failure() const { return failure_; }
 
  private:
-  double run_forward(int input);
+  Elapsed run_forward(int input);
   bool check(int input, const std::string& when);
+  bool check_clock(const Elapsed& elapsed, const std::string& when);
 
   std::string name_;
   Forward forward_;
@@ -107,6 +108,8 @@ class TimedSeries {
   Comparison worst_;
   std::string failure_;
   int next_input_ = 0;
+  Elapsed
+      least_unseen_;  // of the samples' forwards, the one with the least time that its clock missed
 };
 
 /// How many samples a forward of `seconds` gets: as many as fit `budget_seconds`, at least `least`

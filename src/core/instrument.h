@@ -50,6 +50,13 @@ class Replay {
   virtual void launch() = 0;
 };
 
+/// Of a timed region: what the instrument's clock says, and what passed on the host's between the call of
+/// the work and the moment at which the whole device was idle again.
+struct Elapsed {
+  double seconds = 0;
+  double wall_seconds = 0;
+};
+
 /// The state in which a timed region begins.
 struct Timing {
   Cache cache = Cache::kHot;
@@ -74,7 +81,10 @@ class Instrument {
 
   /// Runs `work`, waits until it is done and returns the seconds it took. What was queued before has
   /// ended when the clock starts.
-  [[nodiscard]] double seconds(const std::function<void()>& work, const Timing& timing);
+  [[nodiscard]] double seconds(const std::function<void()>& work, const Timing& timing) {
+    return elapsed(work, timing).seconds;
+  }
+  [[nodiscard]] Elapsed elapsed(const std::function<void()>& work, const Timing& timing);
   /// Seconds that the work in progress has taken so far, 0 when none is. From any thread.
   [[nodiscard]] double seconds_running() const;
 
@@ -105,6 +115,7 @@ class Instrument {
   [[nodiscard]] virtual std::optional<SensorReading> sense() = 0;
 
  private:
+  /// On return the whole device is idle, also of work that the clock did not see.
   virtual double measure(const std::function<void()>& work, const Timing& timing) = 0;
 
   std::atomic<std::int64_t> began_ns_{0};  // steady clock; 0: nothing is running

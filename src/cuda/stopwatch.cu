@@ -72,6 +72,8 @@ void Stopwatch::flush(bool clean) {
     read_ = DeviceBuffer(flush_bytes_);
     MOE_CUDA_CHECK(cudaMemsetAsync(read_.data(), 0, flush_bytes_, device_.stream()));
   }
+  // Lines that somebody set aside as persisting would outlive what follows.
+  MOE_CUDA_CHECK(cudaCtxResetPersistingL2Cache());
   MOE_CUDA_CHECK(cudaMemsetAsync(written_.data(), 0, flush_bytes_, device_.stream()));
   if (!clean) return;
   read_memory(read_.data(), flush_bytes_, sink_.as<unsigned>(), device_.stream());
@@ -90,6 +92,8 @@ double Stopwatch::milliseconds(const std::function<void()>& work, const Timing& 
   work();
   end_.record(stream);
   end_.wait();
+  // Whatever was queued elsewhere: Instrument::elapsed compares the events with the time until here.
+  MOE_CUDA_CHECK(cudaDeviceSynchronize());
   return end_.milliseconds_since(start_);
 }
 

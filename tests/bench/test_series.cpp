@@ -6,6 +6,7 @@
 #include <map>
 #include <thread>
 
+#include "bench/point.h"
 #include "bench/series.h"
 #include "bench/statistics.h"
 
@@ -148,6 +149,103 @@ TEST_F(Series, RejectsAReturnBeforeTheWorkIsDone) {
   join();
 }
 
+TEST_F(Series, RejectsAStaleGraph) {
+  // Recorded on the first input's bytes, and replayed whatever x holds now.
+  Tensor recorded(problem_.dtype, {8, 64});
+  bool have = false;
+  EXPECT_FALSE(accepted([&](const TensorView& x, const TensorView& y) {
+    if (!have) std::memcpy(recorded.view().data, x.data, x.bytes());
+    have = true;
+    layer_.forward(recorded.view(), y);
+  }));
+  EXPECT_NE(failure_.find("verification, input 1"), std::string::npos) << failure_;
+}
+
+TEST_F(Series, RejectsSkippedExperts) {
+  // Right for every input's verification; then expert 2 contributes nothing.
+  OwnedWeights without = make_weights(problem_, 1);
+  std::memset(without.down.as<float>() + 2 * 64 * 32, 0, 64 * 32 * sizeof(float));
+  Layer skipping =
+      Layer::create({.level = "memefficient", .problem = problem_, .threads = 1}, without.view());
+  int calls = 0;
+  EXPECT_FALSE(accepted([&](const TensorView& x, const TensorView& y) {
+    (calls++ < BenchInputs::kInputs ? layer_ : skipping).forward(x, y);
+  }));
+  EXPECT_NE(failure_.find("timed forward"), std::string::npos) << failure_;
+}
+
+TEST(SeriesOfZeroWeights, OutputsThatDoNotDependOnTheInputShowNothing) {
+  // Zeros are the right answer for every input, and a level that reads no x would give it as well.
+  const Problem problem{
+      .shape = {.tokens = 8, .hidden = 64, .intermediate = 32, .experts = 4, .top_k = 2}};
+  const OwnedWeights weights = make_weights(problem, 1);
+  std::memset(weights.down.view().data, 0, weights.down.view().bytes());
+  const auto instrument = make_instrument({});
+  const BenchInputs inputs(problem, weights.view(), 1, Skew{}, *instrument);
+  TimedSeries series(
+      "zeros", [](const TensorView&, const TensorView& y) { std::memset(y.data, 0, y.bytes()); },
+      inputs);
+  EXPECT_FALSE(series.verify());
+  EXPECT_NE(series.failure().find("inputs 0 and 1 give the same output"), std::string::npos)
+      << series.failure();
+}
+
+/// The host's instrument with a clock that is wrong in a chosen way.
+class WrongClock final : public Instrument {
+ public:
+  explicit WrongClock(double factor) : factor_(factor), right_(make_instrument({})) {}
+  Device& device() override { return right_->device(); }
+  std::optional<DeviceInfo> describe() override { return right_->describe(); }
+  [[nodiscard]] bool can_be_cold() const override { return right_->can_be_cold(); }
+  void copy(const TensorView& to, const TensorView& from) override { right_->copy(to, from); }
+  void poison(const TensorView& y) override { right_->poison(y); }
+  std::uint64_t fingerprint(const TensorView& tensor) override {
+    return right_->fingerprint(tensor);
+  }
+  std::unique_ptr<Replay> record(const std::function<void()>& work) override {
+    return right_->record(work);
+  }
+  [[nodiscard]] std::uint64_t twin_bytes(const Problem& problem) const override {
+    return right_->twin_bytes(problem);
+  }
+  std::unique_ptr<Replay> make_twin(const Problem& problem) override {
+    return right_->make_twin(problem);
+  }
+  std::unique_ptr<CeilingProbes> make_probes() override { return right_->make_probes(); }
+  std::optional<KernelProfile> profile(const std::function<void()>& forward, int forwards,
+                                       const TracedForward& traced, std::string& reason) override {
+    return right_->profile(forward, forwards, traced, reason);
+  }
+  std::optional<SensorReading> sense() override { return right_->sense(); }
+
+ private:
+  double measure(const std::function<void()>& work, const Timing& timing) override {
+    return factor_ * right_->seconds(work, timing);
+  }
+  double factor_;
+  std::unique_ptr<Instrument> right_;
+};
+
+TEST_F(Series, RejectsTimesThatTheHostDidNotSeePass) {
+  // A forward that works on a stream of its own: the events of the timed stream enclose a tenth of it. And a
+  // clock that runs twice as fast.
+  const auto forward = [this](const TensorView& x, const TensorView& y) {
+    layer_.forward(x, y);
+    busy_wait(std::chrono::milliseconds(2));
+  };
+  for (const double factor : {0.1, 2.0}) {
+    WrongClock clock(factor);
+    const BenchInputs inputs(problem_, weights_.view(), 1, Skew{}, clock);
+    TimedSeries series("elsewhere", forward, inputs);
+    ASSERT_TRUE(series.verify());
+    int samples = 0;
+    while (samples < 7 && series.sample()) ++samples;
+    EXPECT_EQ(samples, 2) << factor;
+    EXPECT_NE(series.failure().find("passed until the device was idle"), std::string::npos)
+        << series.failure();
+  }
+}
+
 TEST_F(Series, RejectsADroppedTokenWhileTiming) {
   int calls = 0;
   EXPECT_FALSE(accepted([&](const TensorView& x, const TensorView& y) {
@@ -214,6 +312,46 @@ TEST(Plan, RoundsAreSpreadEvenly) {
     EXPECT_EQ(taken, wanted);
     EXPECT_LE(longest_gap, (60 + wanted - 1) / wanted);
   }
+}
+
+BenchRow row_of(Cache cache, double microseconds) {
+  Point point;
+  point.problem = {
+      .shape = {.tokens = 1000, .hidden = 1000, .intermediate = 1000, .experts = 10, .top_k = 1}};
+  point.active_experts = 10;
+  RowState row;
+  row.decided = true;
+  row.row.problem = point.problem;
+  row.row.status = RowStatus::kOk;
+  row.row.verified = true;
+  row.row.cache = cache;
+  row.microseconds = {microseconds, microseconds, microseconds};
+  point.levels.push_back({.options = {}, .rows = {row}});
+  Ceilings ceilings;
+  ceilings.samples = 3;
+  ceilings.fp32_gflops = 1000;  // 6 GFLOP and a few more for the router: 6000 us
+  ceilings.read_gbs = 10;       // 30 million weights of 4 bytes: 12000 us
+  BenchResult result;
+  append_rows(point, ceilings, result);
+  return result.rows.at(0);
+}
+
+TEST(Plausible, NoLevelIsFasterThanItsArithmetic) {
+  EXPECT_EQ(row_of(Cache::kHot, 6100).status, RowStatus::kOk);
+  EXPECT_EQ(row_of(Cache::kHot, 4000).status, RowStatus::kOk)
+      << "the probes may have been slowed down";
+  const BenchRow row = row_of(Cache::kHot, 2000);
+  EXPECT_EQ(row.status, RowStatus::kFailed);
+  EXPECT_FALSE(row.verified);
+  EXPECT_NE(row.reason.find("below half of the 6.0"), std::string::npos) << row.reason;
+}
+
+TEST(Plausible, WeightsKeptInACacheThatWasEmptiedAreNoMeasurement) {
+  EXPECT_EQ(row_of(Cache::kHot, 5000).status, RowStatus::kOk);
+  const BenchRow row = row_of(Cache::kCold, 5000);
+  EXPECT_EQ(row.status, RowStatus::kFailed);
+  EXPECT_NE(row.reason.find("reading it from memory"), std::string::npos) << row.reason;
+  EXPECT_EQ(row_of(Cache::kCold, 12500).status, RowStatus::kOk);
 }
 
 }  // namespace

@@ -297,9 +297,9 @@ void BenchRun::State::take_probes(Point& point, int count) {
 void BenchRun::State::time_twin(Point& point, Replay& twin) {
   for (const RowState& row : point.levels.front().rows) {
     const Cache cache = row.row.cache;
-    const double seconds = instrument->seconds([&] { twin.launch(); }, {cache, Launch::kGraph});
+    const double took = instrument->seconds([&] { twin.launch(); }, {cache, Launch::kGraph});
     const std::lock_guard lock(mutex);
-    point.twin_us[static_cast<std::size_t>(cache)].push_back(seconds * 1e6);
+    point.twin_us[static_cast<std::size_t>(cache)].push_back(took * 1e6);
   }
 }
 

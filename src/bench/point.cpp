@@ -81,7 +81,7 @@ void check_plausible(BenchRow& row, const Ceilings& ceilings) {
       "beside it: the "
       "clock did not see the work",
       format_microseconds(row.median_us), format_microseconds(least),
-      row.cache == Cache::kCold ? " or reading it from memory" : "");
+      row.cache == Cache::kHot ? "" : " or reading it from memory");
 }
 
 /// Adds what follows from the samples and the ceilings.

@@ -129,7 +129,8 @@ std::string journey_tables(const Report& report, const Paint& paint) {
     text += paint.bold(report.suite) + "  " + problem_text(report, rows.front().bench.problem) +
             "\n\n" + paint.bold(title_line(have_twin(rows))) + "\n";
     for (const ReportRow& row : rows) text += row_lines(row.bench, rows, paint);
-    text += "\n" + render_kernels(rows);
+    text += "\n";
+    text += render_kernels(rows);
     if (rows.back().bench.problem == report.rows.back().bench.problem) {
       text += footer_lines(footers(report, rows), paint);
     }

@@ -352,6 +352,7 @@ TEST(Plausible, WeightsKeptInACacheThatWasEmptiedAreNoMeasurement) {
   EXPECT_EQ(row.status, RowStatus::kFailed);
   EXPECT_NE(row.reason.find("reading it from memory"), std::string::npos) << row.reason;
   EXPECT_EQ(row_of(Cache::kCold, 12500).status, RowStatus::kOk);
+  EXPECT_EQ(row_of(Cache::kDirty, 5000).status, RowStatus::kFailed);
 }
 
 }  // namespace

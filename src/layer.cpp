@@ -37,7 +37,9 @@ ExecutionOptions resolve(const LayerOptions& options, Device& device) {
           .tune_seconds = options.tune_seconds,
           .tune_cache = options.tune_cache.empty() ? default_tune_cache() : options.tune_cache,
           .device = &device,
-          .launch = options.launch};
+          .launch = options.launch,
+          .progress = options.progress,
+          .cancel = options.cancel};
 }
 
 /// A level that exists in this build; throws kUnsupported otherwise.
@@ -133,6 +135,22 @@ void check_tensor(const char* name, const TensorView& tensor, DType dtype,
   MOE_CHECK(tensor.data != nullptr, "{} {} has no data (null pointer)", name, tensor.describe());
 }
 
+/// The caller's memory for the arena.
+void check_workspace(const LayerOptions& options, const LevelInfo& info, std::uint64_t needed) {
+  MOE_CHECK(options.workspace_bytes >= needed,
+            "workspace of {} bytes is too small: level {} needs {} bytes ({})",
+            options.workspace_bytes, info.name, needed, to_string(options.problem.shape));
+  const auto address = reinterpret_cast<std::uintptr_t>(options.workspace);
+  MOE_CHECK(address % kWorkspaceAlignment == 0, "workspace at {:#x} must be aligned to {} bytes",
+            address, kWorkspaceAlignment);
+}
+
+void check_cancelled(const LayerOptions& options, const LevelInfo& info) {
+  if (options.cancel != nullptr && *options.cancel) {
+    fail(ErrorCode::kCancelled, "creating level {} was cancelled", info.name);
+  }
+}
+
 }  // namespace
 
 std::string_view name_of(Launch launch) {
@@ -202,7 +220,17 @@ Layer Layer::create(const LayerOptions& options, const Weights& weights) {
   state->level = std::move(choice.level);
   state->caller_synchronises = options.stream != nullptr;
   const std::uint64_t limit = memory_limit(options, *state->device);
-  if (const std::uint64_t needed = state->memory.total(); needed > limit) {
+  const bool own_workspace = options.workspace == nullptr;
+  if (!own_workspace) {
+    check_workspace(options, *state->info, state->memory.workspace);
+    const auto bytes = static_cast<std::int64_t>(state->memory.workspace);
+    if (bytes > 0) {  // whole tensors of the smallest type: the arena is a multiple of it
+      const auto elements = bytes / static_cast<std::int64_t>(size_of(DType::kBF16));
+      state->device->check_reachable("workspace", {options.workspace, DType::kBF16, {elements}});
+    }
+  }
+  const std::uint64_t beside = own_workspace ? 0 : state->memory.workspace;
+  if (const std::uint64_t needed = state->memory.total() - beside; needed > limit) {
     throw Error(
         ErrorCode::kOutOfMemory,
         fmt::format("level {} needs {}, {} {} ({})", state->info->name, format_bytes(needed),
@@ -210,13 +238,17 @@ Layer Layer::create(const LayerOptions& options, const Weights& weights) {
                     to_string(shape)),
         needed);
   }
+  check_cancelled(options, *state->info);
+  if (options.progress) options.progress("preparing level " + state->info->name);
   const auto start = std::chrono::steady_clock::now();
   state->level->prepare(problem, weights, execution);
+  check_cancelled(options, *state->info);
   check_launch(*state->level, *state->info, options.launch);
   state->prepare_seconds =
       std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-  state->arena =
-      Arena(state->device->allocate_workspace(state->memory.workspace), state->memory.workspace);
+  void* workspace = own_workspace ? state->device->allocate_workspace(state->memory.workspace)
+                                  : options.workspace;
+  state->arena = Arena(workspace, state->memory.workspace);
   return Layer(std::move(state));
 }
 

@@ -12,6 +12,7 @@ enum class ErrorCode {
   kUnsupported,      // valid, but this level, build or machine cannot run it
   kOutOfMemory,      // predicted before anything was allocated; bytes_needed() says how much
   kCuda,             // a CUDA call failed
+  kCancelled,        // LayerOptions::cancel was set
   kIo,               // a file is missing, unreadable, truncated or cannot be written
   kInternal,         // a bug in this library
 };

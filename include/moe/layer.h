@@ -1,6 +1,7 @@
 // The MoE layer: create it once for a shape and weights, then call forward.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -56,7 +57,18 @@ struct LayerOptions {
   /// CUDA: kGraph is refused with kUnsupported by levels that neither launch graphs of their own nor
   /// can be recorded by the caller (Layer::capturable).
   Launch launch = Launch::kAuto;
+  /// Memory for the workspace in place of the layer's own: `workspace_bytes` bytes where the level
+  /// computes, aligned to kWorkspaceAlignment, that outlive the layer and that nothing else uses while
+  /// a forward runs. null = the layer allocates. Fewer bytes than predict(...).workspace are refused.
+  void* workspace = nullptr;
+  std::uint64_t workspace_bytes = 0;
+  /// Called from create()'s thread with what it does next, e.g. which sizes it tunes. May be empty.
+  std::function<void(const std::string&)> progress = {};
+  /// Set it, from any thread or a signal handler, and create() throws Error(kCancelled) after the
+  /// measurement in progress; what was tuned until then is kept in the tuning cache. null = never.
+  const std::atomic<bool>* cancel = nullptr;
 };
+inline constexpr std::uint64_t kWorkspaceAlignment = 256;
 
 /// Bytes a level needs beyond the caller's weights, x and y. Known before anything is allocated.
 struct MemoryNeeds {
@@ -81,7 +93,8 @@ class Layer {
  public:
   /// Prepares a level: packs weights, records plans, tunes. May take seconds; forward does not.
   /// Throws Error: kInvalidArgument (shape, names, tensors that do not match the problem),
-  /// kUnsupported (the level cannot run here; what() is the reason), kOutOfMemory (predicted).
+  /// kUnsupported (the level cannot run here; what() is the reason), kOutOfMemory (predicted),
+  /// kCancelled (LayerOptions::cancel).
   static Layer create(const LayerOptions& options, const Weights& weights);
 
   Layer(Layer&&) noexcept;

@@ -203,6 +203,7 @@ std::unique_ptr<LevelRun> LevelRun::start(const RunContext& run, LevelState& sta
                                           const Weights& weights, const BenchInputs& inputs) {
   const auto began = Clock::now();
   Instrument& instrument = run.instrument;
+  if (state.options.cancel == nullptr) state.options.cancel = &run.stopping;
   try {
     for (RowState& row : state.rows) {
       row.row.bytes_needed = Layer::predict(state.options).total();
@@ -238,7 +239,8 @@ std::unique_ptr<LevelRun> LevelRun::start(const RunContext& run, LevelState& sta
     state.spent_seconds = seconds_since(began);
     return level;
   } catch (const Error& error) {
-    decide(run, state, error);
+    // Stopped while it tuned: like the levels after it, it has no row.
+    if (error.code() != ErrorCode::kCancelled) decide(run, state, error);
   } catch (const std::exception& error) {
     decide(run, state, RowStatus::kFailed, error.what());
   }

@@ -13,6 +13,8 @@ ExitCode exit_code_of(const Error& error) {
       return kNothingRunnable;
     case ErrorCode::kOutOfMemory:
       return kOutOfMemory;
+    case ErrorCode::kCancelled:
+      return kInterruptedBySignal;
     case ErrorCode::kCuda:
     case ErrorCode::kInternal:
       break;

@@ -1,6 +1,7 @@
 // The interface every level implements, on every backend. One virtual call per forward.
 #pragma once
 
+#include <atomic>
 #include <functional>
 #include <memory>
 #include <string>
@@ -22,6 +23,8 @@ struct ExecutionOptions {
   std::string tune_cache;    // folder, or "off"
   Device* device = nullptr;  // that of the layer; outlives the level
   Launch launch = Launch::kAuto;
+  std::function<void(const std::string&)> progress;  // LayerOptions::progress; may be empty
+  const std::atomic<bool>* cancel = nullptr;         // LayerOptions::cancel
 };
 
 /// What forward gets besides x and y.

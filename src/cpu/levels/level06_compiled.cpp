@@ -189,7 +189,9 @@ void Level06Compiled::choose_tiles(const ExecutionOptions& options) {
                           .down = &down_,
                           .shape = shape,
                           .dtype = problem_.dtype,
-                          .threads = threads_},
+                          .threads = threads_,
+                          .progress = options.progress,
+                          .cancel = options.cancel},
                          options.tune_seconds, tuned_);
   const double seconds =
       std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();

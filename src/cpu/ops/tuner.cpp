@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "core/cache_file.h"
+#include "core/check.h"
 #include "core/memory.h"
 #include "core/scalar.h"
 
@@ -155,17 +156,22 @@ struct Candidate {
   [[nodiscard]] double score() const { return median(ratios); }
 };
 
-/// Times candidates against each other, round by round. False when the deadline passed.
+bool is_set(const std::atomic<bool>* flag) {
+  return flag != nullptr && *flag;
+}
+
+/// Times candidates against each other, round by round. False when the deadline passed or it was cancelled.
 class Contest {
  public:
-  Contest(Trial& trial, Clock::time_point deadline) : trial_(trial), deadline_(deadline) {}
+  Contest(Trial& trial, Clock::time_point deadline, const std::atomic<bool>* cancel)
+      : trial_(trial), deadline_(deadline), cancel_(cancel) {}
 
   bool run(std::vector<Candidate>& candidates, const TileChoice& heuristic, int rounds) {
     for (int round = 0; round < rounds; ++round) {
       ++turn_;
       const double base = trial_.run(heuristic, turn_);
       for (Candidate& candidate : candidates) {
-        if (Clock::now() > deadline_) return false;
+        if (Clock::now() > deadline_ || is_set(cancel_)) return false;
         candidate.ratios.push_back(trial_.run(candidate.choice, turn_) / base);
       }
     }
@@ -177,6 +183,7 @@ class Contest {
  private:
   Trial& trial_;
   Clock::time_point deadline_;
+  const std::atomic<bool>* cancel_;
   int turn_ = 0;
 };
 
@@ -204,7 +211,7 @@ std::optional<TunedRange> tune_range(const TuneProblem& problem, int range,
   if (!trial.possible()) return std::nullopt;
   const std::int64_t first = TileChoices::first_row_of(range);
   const std::int64_t last = std::min(TileChoices::last_row_of(range), problem.shape.tokens);
-  Contest contest(trial, deadline);
+  Contest contest(trial, deadline, problem.cancel);
   trial.run(heuristic, 0);  // pages of the scratch are touched, threads are awake
 
   std::vector<Candidate> candidates;
@@ -300,7 +307,12 @@ int tune(const TuneProblem& problem, double seconds, TunedRanges& ranges) {
   for (const int range : tune_order(problem.shape)) {
     TunedRange& entry = ranges[static_cast<std::size_t>(range)];
     if (entry.tuned) continue;
-    if (Clock::now() > deadline) break;
+    if (Clock::now() > deadline || is_set(problem.cancel)) break;
+    if (problem.progress) {
+      problem.progress(
+          fmt::format("tuning {} to {} rows per expert", TileChoices::first_row_of(range),
+                      std::min(TileChoices::last_row_of(range), problem.shape.tokens)));
+    }
     if (const auto result = tune_range(problem, range, heuristic.choices[range], deadline)) {
       entry = *result;
       ++added;

@@ -2,7 +2,10 @@
 // one range of rows per expert after the other, and keeps what beats the heuristic twice.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
+#include <functional>
+#include <string>
 #include <vector>
 
 #include "cpu/isa/gemm_tile.h"
@@ -20,6 +23,8 @@ struct TuneProblem {
   Shape shape;
   DType dtype = DType::kF32;
   int threads = 1;
+  std::function<void(const std::string&)> progress;  ///< called before each range; may be empty
+  const std::atomic<bool>* cancel = nullptr;         ///< where it is set, time is over; may be null
 };
 
 /// The candidates for rows first..last per expert, the heuristic's choice first, no two that execute

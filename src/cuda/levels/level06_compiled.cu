@@ -123,7 +123,8 @@ void Compiled::choose(const ExecutionOptions& execution) {
                                           .kernels = kernels_.get(),
                                           .problem = problem_,
                                           .weights = weights_,
-                                          .stream = stream()},
+                                          .stream = stream(),
+                                          .cancel = execution.cancel},
                                          execution.tune_seconds, choices_);
       timed_ = {choices_, execution.tune_seconds, complete, {}};
     }

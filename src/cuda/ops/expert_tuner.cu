@@ -115,7 +115,9 @@ class LoadTuner {
     return kept;
   }
 
-  [[nodiscard]] bool expired() const { return Clock::now() >= deadline_; }
+  [[nodiscard]] bool expired() const {
+    return Clock::now() >= deadline_ || (experts_.cancel != nullptr && *experts_.cancel);
+  }
   /// Whether time ended before every candidate was timed.
   [[nodiscard]] bool cut() const { return cut_; }
 

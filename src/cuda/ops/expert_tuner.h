@@ -7,6 +7,7 @@
 
 #include <cuda_runtime_api.h>
 
+#include <atomic>
 #include <string>
 #include <vector>
 
@@ -28,6 +29,7 @@ struct TunedExperts {
   Problem problem;
   Weights weights;
   cudaStream_t stream = nullptr;
+  const std::atomic<bool>* cancel = nullptr;  ///< where it is set, time is over; may be null
 };
 /// Bytes of device memory that tune_experts() allocates and frees: rows and gate_up of RoutedBuffers.
 [[nodiscard]] std::uint64_t tuning_bytes(const Problem& problem);

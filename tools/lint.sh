@@ -13,7 +13,7 @@ if [ ${#missing[@]} -gt 0 ]; then
   apt-get update -q >/dev/null && apt-get install -y -q --no-install-recommends "${missing[@]}" >/dev/null
 fi
 
-mapfile -t sources < <(find src include tests bench -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh' | sort)
+mapfile -t sources < <(find src include tests bench examples -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh' | sort)
 clang-format --dry-run -Werror "${sources[@]}"
 
 tidy() { # build folder, files...

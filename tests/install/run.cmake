@@ -1,12 +1,17 @@
-# Installs the build into a scratch folder, configures the consumer against it, builds and runs it.
+# Installs the build into a scratch folder, configures examples/ against it as a project of its own, builds it
+# and runs each program.
 file(REMOVE_RECURSE "${WORK}")
 function(run)
   execute_process(COMMAND ${ARGN} RESULT_VARIABLE status OUTPUT_VARIABLE output ERROR_VARIABLE output)
   if(NOT status EQUAL 0)
-    message(FATAL_ERROR "${ARGN} failed:\n${output}")
+    message(FATAL_ERROR "${ARGN} failed (${status}):\n${output}")
   endif()
+  message(STATUS "${output}")
 endfunction()
 run("${CMAKE_COMMAND}" --install "${BUILD}" --prefix "${WORK}/prefix")
 run("${CMAKE_COMMAND}" -S "${SOURCE}" -B "${WORK}/build" "-DCMAKE_PREFIX_PATH=${WORK}/prefix" "-DCMAKE_BUILD_TYPE=Release")
-run("${CMAKE_COMMAND}" --build "${WORK}/build")
-run("${WORK}/build/consumer")
+run("${CMAKE_COMMAND}" --build "${WORK}/build" --parallel 2)
+run("${WORK}/build/minimal")
+run("${WORK}/build/own_weights")
+run("${WORK}/build/tuning" "${WORK}/tuned")
+run("${WORK}/build/own_forward")

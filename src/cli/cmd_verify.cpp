@@ -1,4 +1,5 @@
 // moe verify: levels against the oracle, without timing.
+#include <algorithm>
 #include <limits>
 #include <memory>
 
@@ -17,10 +18,14 @@
 namespace moe::cli {
 namespace {
 
+constexpr const char* kAllPresets = "all";
+
 struct VerifyCommand {
   WorkloadOptions workload;
   std::vector<std::string> targets;
   std::string io;
+  const CLI::Option* scale_down_given = nullptr;
+  std::string scale_down;
   std::string fuzz;
   std::string fuzz_seed = "0";
   bool quiet = false;
@@ -60,24 +65,67 @@ VerifyResult verify_level(const LayerOptions& options, const Workload& workload,
   return verify(layer, given->host.view(), how);
 }
 
-int verify_levels(const VerifyCommand& command, const std::vector<std::string>& names) {
-  const Workload workload = resolve(command.workload);
-  const std::vector<LevelInfo> levels = levels_named(names);
+constexpr std::int64_t kScaleDown = 16;
+constexpr std::int64_t kMostScaledTokens = 32;
+
+/// A layer of the same proportions: hidden and intermediate size divided, experts and top-k as they are.
+Problem scaled_down(Problem problem, std::int64_t divisor) {
+  Shape& shape = problem.shape;
+  shape.hidden = std::max<std::int64_t>(1, shape.hidden / divisor);
+  shape.intermediate = std::max<std::int64_t>(1, shape.intermediate / divisor);
+  return problem;
+}
+
+/// The workload of one preset or of what the options give instead.
+Workload resolve_scaled(const VerifyCommand& command, WorkloadOptions options) {
+  if (command.scale_down_given->count() == 0) return resolve(options);
+  MOE_CHECK(options.thiek.empty() && options.data == "normal",
+            "--scale-down makes a preset smaller: without --thiek and --data");
+  const std::int64_t divisor = command.scale_down.empty()
+                                   ? kScaleDown
+                                   : parse_integer("--scale-down", command.scale_down, 1,
+                                                   std::numeric_limits<std::int32_t>::max());
+  Workload workload = resolve(options);
+  workload.layer.problem = scaled_down(workload.layer.problem, divisor);
+  if (!workload.axis_given) {
+    workload.tokens = {std::min(workload.tokens.front(), kMostScaledTokens)};
+  }
+  return workload;
+}
+
+void verify_workload(const Workload& workload, const std::vector<LevelInfo>& levels,
+                     const std::string& of, VerifyLines& lines) {
   const std::optional<GivenWeights> given = load_given(workload);
-  VerifyLines lines;
   for (const std::int64_t tokens : workload.tokens) {
     for (const LevelInfo& level : levels) {
       LayerOptions options = workload.layer;
       options.level = level.name;
       options.problem.shape.tokens = tokens;
       const std::string head =
-          fmt::format("{} {:<13} {} {}", level.number, level.name, name_of(options.problem.dtype),
-                      to_string(options.problem.shape));
+          fmt::format("{}{} {:<13} {} {}", of, level.number, level.name,
+                      name_of(options.problem.dtype), to_string(options.problem.shape));
       lines.add(head, [&] {
         const VerifyResult result = verify_level(options, workload, given);
         return VerifyLine{result.passed, result.passed ? result.worst.describe() : result.failure};
       });
     }
+  }
+}
+
+int verify_levels(const VerifyCommand& command, const std::vector<std::string>& names) {
+  const std::vector<LevelInfo> levels = levels_named(names);
+  VerifyLines lines;
+  if (command.workload.preset != kAllPresets) {
+    verify_workload(resolve_scaled(command, command.workload), levels, "", lines);
+    return lines.exit_code();
+  }
+  MOE_CHECK(command.workload.data == "normal",
+            "--preset all and --data {} both give the shape; use one", command.workload.data);
+  for (const Preset& preset : list_presets()) {
+    WorkloadOptions options = command.workload;
+    options.preset = preset.name;
+    verify_workload(resolve_scaled(command, options), levels, fmt::format("{:<18}", preset.name),
+                    lines);
   }
   return lines.exit_code();
 }
@@ -132,6 +180,8 @@ int verify_random(const VerifyCommand& command, const std::vector<std::string>& 
 int run_verify(const VerifyCommand& command) {
   const std::vector<std::string> all = {kJourney};
   const Targets targets = parse_targets(command.targets.empty() ? all : command.targets);
+  MOE_CHECK(command.scale_down_given->count() == 0 || (command.fuzz.empty() && command.io.empty()),
+            "--scale-down makes a preset smaller: without --fuzz and --io");
   if (command.fuzz.empty()) {
     return command.io.empty() ? verify_levels(command, targets.levels)
                               : verify_against_dump(command, targets.levels);
@@ -150,6 +200,8 @@ Command add_verify(CLI::App& app) {
   options->workload.add_to(*command);
   options->workload.add_data_to(*command);
   command->add_option("--io", options->io);
+  options->scale_down_given =
+      command->add_option("--scale-down", options->scale_down)->expected(0, 1);
   command->add_option("--fuzz", options->fuzz);
   command->add_option("--fuzz-seed", options->fuzz_seed);
   command->add_flag("-q,--quiet", options->quiet);

@@ -11,6 +11,7 @@
 #include "cli/app.h"
 #include "cli/embedded.h"
 #include "cli/help.h"
+#include "cli/presets.h"
 #include "cli/provenance.h"
 #include "cli/run_command.h"
 #include "core/isa.h"
@@ -301,6 +302,27 @@ TEST(Verify, PassesAndFuzzes) {
   EXPECT_EQ(fuzz.code, 0) << fuzz.out << fuzz.err;
   EXPECT_NE(fuzz.out.find("3 cases"), std::string::npos) << fuzz.out;
   EXPECT_EQ(run_moe("verify --fuzz 0").code, 2);
+}
+
+TEST(Verify, EveryPresetScaledDown) {
+  const Said said =
+      run_moe("verify --preset all --scale-down 64 --axis tokens=5 --tune-seconds 0 --backend cpu");
+  EXPECT_EQ(said.code, 0) << said.out << said.err;
+  // Its proportions, expert for expert: 7168/64, 2048/64, 256 experts, 8 of them a token.
+  EXPECT_NE(said.out.find("T=5 H=112 I=32 E=256 K=8"), std::string::npos) << said.out;
+  for (const cli::Preset& preset : cli::list_presets()) {
+    EXPECT_NE(said.out.find(preset.name + " "), std::string::npos) << preset.name;
+  }
+  const Said one =
+      run_moe("verify --preset gpt-oss-20b --scale-down -t moe_journey:fused --backend cpu");
+  EXPECT_EQ(one.code, 0) << one.out << one.err;
+  EXPECT_NE(one.out.find("T=32 H=180 I=180 E=32 K=4"), std::string::npos) << one.out;
+  for (const char* wrong : {"verify --scale-down 0", "verify --scale-down --thiek 1,1,1,1,1",
+                            "verify --scale-down --fuzz 3"}) {
+    const Said refused = run_moe(wrong);
+    EXPECT_EQ(refused.code, 2) << wrong;
+    EXPECT_NE(refused.err.find("--scale-down"), std::string::npos) << refused.err;
+  }
 }
 
 TEST(Explain, EveryLevelHasItsReasons) {

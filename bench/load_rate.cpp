@@ -178,8 +178,9 @@ void measure(const fs::path& folder, int rounds) {
     share.push_back(r / l);
   }
   const double gb = static_cast<double>(bytes) / 1e9;
+  const moe::MachineInfo machine = moe::describe_machine();
   fmt::print(
-      R"({{"bytes":{},"tensors":{},"rounds":{},"threads":{},"read_gbs":{:.3f},"fresh_gbs":{:.3f},)"
+      R"({{"cpu":"{}","kernel":"{}","bytes":{},"tensors":{},"rounds":{},"threads":{},"read_gbs":{:.3f},"fresh_gbs":{:.3f},)"
       R"("load_gbs":{:.3f},"load_over_read":{:.3f},"load_over_fresh":{:.3f},"peak_over_bytes":{:.3f}}})"
       "\n",
       machine.cpu, machine.kernel, bytes, extents.size(), rounds, machine.threads,

@@ -124,7 +124,7 @@ int verify_levels(const VerifyCommand& command, const std::vector<std::string>& 
   for (const Preset& preset : list_presets()) {
     WorkloadOptions options = command.workload;
     options.preset = preset.name;
-    verify_workload(resolve_scaled(command, options), levels, fmt::format("{:<18}", preset.name),
+    verify_workload(resolve_scaled(command, options), levels, fmt::format("{:<22}", preset.name),
                     lines);
   }
   return lines.exit_code();

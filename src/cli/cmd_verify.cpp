@@ -77,7 +77,7 @@ Problem scaled_down(Problem problem, std::int64_t divisor) {
 }
 
 /// The workload of one preset or of what the options give instead.
-Workload resolve_scaled(const VerifyCommand& command, WorkloadOptions options) {
+Workload resolve_scaled(const VerifyCommand& command, const WorkloadOptions& options) {
   if (command.scale_down_given->count() == 0) return resolve(options);
   MOE_CHECK(options.thiek.empty() && options.data == "normal",
             "--scale-down makes a preset smaller: without --thiek and --data");

@@ -24,9 +24,16 @@ __device__ __forceinline__ void invert(const RowTilesInput& in, std::int32_t* ro
   }
 }
 
-/// Block 0 makes the list, the others invert the permutation. Thread e finds the place of expert e in
-/// the order of descending tile size, the tiles before it are counted by a scan over that order, and
-/// then a warp an expert writes its tiles.
+/// An expert in the order of descending tile size.
+struct Segment {
+  int expert;
+  int begin;  // routed row
+  int rows;
+};
+
+/// Block 0 makes the list, the others invert the permutation. All its threads count for every expert
+/// how many go before it; the tiles before it are counted by a scan over that order, and then eight
+/// threads an expert write its tiles.
 __global__ void __launch_bounds__(kThreads) row_tiles_kernel(RowTilesInput in, RowTiles out) {
   wait_for_previous_kernel();
   allow_next_kernel();
@@ -38,25 +45,36 @@ __global__ void __launch_bounds__(kThreads) row_tiles_kernel(RowTilesInput in, R
            static_cast<std::int64_t>(gridDim.x - 1) * kThreads);
     return;
   }
-  __shared__ int key[kThreads];          // of expert e: larger goes first, no two equal
-  __shared__ int expert_at[kThreads];    // place in the order -> expert
-  __shared__ int tiles_until[kThreads];  // tiles of the places up to and including this one
+  __shared__ int key[kThreads];           // of expert e: larger goes first, no two equal
+  __shared__ int before[kThreads];        // experts that go before expert e
+  __shared__ Segment segments[kThreads];  // in the order
+  __shared__ int tiles_until[kThreads];   // tiles of the places up to and including this one
   __shared__ int warp_totals[kWarpSize];
   const int thread = static_cast<int>(threadIdx.x);
   const int lane = thread % kWarpSize;
   const int warp = thread / kWarpSize;
 
-  const int rows = thread < experts ? expert_offsets[thread + 1] - expert_offsets[thread] : 0;
+  const int begin = thread < experts ? expert_offsets[thread] : 0;
+  const int rows = thread < experts ? expert_offsets[thread + 1] - begin : 0;
   const RowSplit mine(rows, largest_tile);
   key[thread] = mine.largest() * kThreads + (kThreads - 1 - thread);
+  before[thread] = 0;
+  tiles_until[thread] = 0;
+  __syncthreads();
+  const int parts = kThreads / experts;
+  if (thread < parts * experts) {
+    const int my_key = key[thread % experts];
+    int larger = 0;
+#pragma unroll 8
+    for (int other = thread / experts; other < experts; other += parts) {
+      larger += key[other] > my_key ? 1 : 0;
+    }
+    atomicAdd(&before[thread % experts], larger);
+  }
   __syncthreads();
   if (thread < experts) {
-    int place = 0;
-    for (int other = 0; other < experts; ++other) place += key[other] > key[thread] ? 1 : 0;
-    expert_at[place] = thread;
-    tiles_until[place] = mine.tiles;
-  } else {
-    tiles_until[thread] = 0;
+    segments[before[thread]] = {thread, begin, rows};
+    tiles_until[before[thread]] = mine.tiles;
   }
   __syncthreads();
 
@@ -68,15 +86,15 @@ __global__ void __launch_bounds__(kThreads) row_tiles_kernel(RowTilesInput in, R
   tiles_until[thread] = inclusive + (warp > 0 ? warp_totals[warp - 1] : 0);
   __syncthreads();
 
-  for (int place = warp; place < experts; place += kThreads / kWarpSize) {
-    const int expert = expert_at[place];
-    const int begin = expert_offsets[expert];
-    const RowSplit split(expert_offsets[expert + 1] - begin, largest_tile);
+  constexpr int kLanes = 8;  // of an expert
+  for (int place = thread / kLanes; place < experts; place += kThreads / kLanes) {
+    const Segment segment = segments[place];
+    const RowSplit split(segment.rows, largest_tile);
     const int first_tile = tiles_until[place] - split.tiles;
-    for (int i = lane; i < split.tiles; i += kWarpSize) {
+    for (int i = thread % kLanes; i < split.tiles; i += kLanes) {
       const int first = split.first_row(i);
       const int tile_rows = split.tile_rows(i);
-      out.tiles[first_tile + i] = {expert, begin + first, tile_rows,
+      out.tiles[first_tile + i] = {segment.expert, segment.begin + first, tile_rows,
                                    min(tile_rows, split.rows - first)};
       if (out.ready != nullptr) out.ready[first_tile + i] = 0;
     }

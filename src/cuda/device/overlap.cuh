@@ -3,7 +3,8 @@
 //
 // Every such kernel waits first and lets the next one come only after that. Then, when a kernel
 // starts, all kernels but the one just before it are complete, and what they wrote may be read even
-// before the wait.
+// before the wait. The exception is a grouped_gemm_kernel that awaits row tiles of the one before: it
+// waits for that at its end, so that the next one must not read anything before its own wait.
 #pragma once
 
 namespace moe::cuda {

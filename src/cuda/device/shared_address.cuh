@@ -22,4 +22,9 @@ __device__ __forceinline__ int4 load_shared(std::uint32_t address) {
   return value;
 }
 
+/// PTX ISA, st.shared: four bytes at such an address.
+__device__ __forceinline__ void store_shared(std::uint32_t address, int value) {
+  asm volatile("st.shared.b32 [%0], %1;" ::"r"(address), "r"(value) : "memory");
+}
+
 }  // namespace moe::cuda

@@ -43,6 +43,7 @@ struct Configs {
   GroupedGemmSpec down_spec;
   GroupedGemmConfig gate_up;
   GroupedGemmConfig down;
+  bool down_begins_early = false;
 };
 
 Configs configure(const Problem& problem, const DeviceFacts& facts) {
@@ -64,6 +65,13 @@ Configs configure(const Problem& problem, const DeviceFacts& facts) {
                       std::min(c.gate_up_spec.feature_blocks, c.down_spec.feature_blocks), facts);
   c.gate_up = choose_grouped_gemm(c.gate_up_spec, rows, tile, facts);
   c.down = choose_grouped_gemm(c.down_spec, rows, tile, facts);
+  const std::int64_t experts = problem.shape.experts;
+  const RowSplit share(static_cast<int>((rows + experts - 1) / experts), tile);
+  // NOTE: clusters that begin at different times share less of what they read: 3 to 8 % lost at Mixtral,
+  // where several row tiles read the same weights (docs/levels/level08_persistent.md).
+  c.down_begins_early = c.down.weights_read_once &&
+                        begins_early(experts * share.tiles * ((c.down_spec.feature_blocks + 1) / 2),
+                                     facts.multiprocessors / 2);
   return c;
 }
 
@@ -100,6 +108,8 @@ Buffers carve(Memory& memory, const Problem& problem, const DeviceFacts& facts) 
   b.row_tiles.tiles =
       memory.template take<RowTile>(most_row_tiles(routed, shape.experts, config.largest_tile));
   b.row_tiles.ready = memory.template take<std::int32_t>(
+      most_row_tiles(routed, shape.experts, config.largest_tile));
+  b.row_tiles.finished = memory.template take<std::int32_t>(
       most_row_tiles(routed, shape.experts, config.largest_tile));
   b.row_tiles.row_to_token = memory.template take<std::int32_t>(routed);
   b.row_tiles.count = memory.template take<std::int32_t>(1);
@@ -146,6 +156,7 @@ class Persistent final : public CudaLevel {
     const Configs configs = configure(problem, device_->facts());
     gate_up_.emplace(configs.gate_up_spec, configs.gate_up, device_->facts());
     down_.emplace(configs.down_spec, configs.down, device_->facts());
+    down_begins_early_ = configs.down_begins_early;
     device_->synchronise();  // packing is part of prepare's time
   }
 
@@ -166,12 +177,14 @@ class Persistent final : public CudaLevel {
                                             padded.down().bytes(shape.experts));
     const auto given =
         static_cast<double>(element_bytes(shape.experts * 3 * shape.hidden * shape.intermediate));
-    return fmt::format("gate|up: {}, {}; down: {}; packed weights {:.1f} % larger than given",
+    return fmt::format("gate|up: {}, {}; down: {}{}; packed weights {:.1f} % larger than given",
                        to_string(gate_up_->config()),
                        gate_up_->config().cooperative() ? "rows loaded in the tokens' order"
                        : gate_up_->config().gathers()   ? "rows gathered beside the products"
                                                         : "rows permuted before",
-                       to_string(down_->config()), (stored / given - 1) * 100);
+                       to_string(down_->config()),
+                       down_begins_early_ ? ", begun on finished row tiles" : "",
+                       (stored / given - 1) * 100);
   }
 
  private:
@@ -231,7 +244,8 @@ class Persistent final : public CudaLevel {
                    .out = b.act,
                    .capacity = shape.routed_rows(),
                    .row_tiles = b.row_tiles,
-                   .ticket = b.row_tiles.tickets},
+                   .ticket = b.row_tiles.tickets,
+                   .announces = down_begins_early_},
                   stream());
     const bool writes_rows = gathers && !gate_up_->config().cooperative();
     context.record(
@@ -249,7 +263,8 @@ class Persistent final : public CudaLevel {
                 .out = b.rows,
                 .capacity = shape.routed_rows(),
                 .row_tiles = b.row_tiles,
-                .ticket = b.row_tiles.tickets + 1},
+                .ticket = b.row_tiles.tickets + 1,
+                .awaits = down_begins_early_ ? gate_up_->announcements() : 0},
                stream());
     context.record("gemm_down", element_bytes(tokens * shape.top_k * padded.hidden), [&] {
       return fmt::format("{} rows n={} k={}", tokens * shape.top_k, padded.hidden,
@@ -278,6 +293,7 @@ class Persistent final : public CudaLevel {
   DeviceBuffer packed_down_;
   std::optional<GroupedGemmSm90> gate_up_;
   std::optional<GroupedGemmSm90> down_;
+  bool down_begins_early_ = false;
 };
 
 }  // namespace

@@ -160,6 +160,14 @@ const GroupedGemmConfig& GroupedGemmSm90::config() const {
   return state_->config;
 }
 
+int GroupedGemmSm90::announcements() const {
+  const auto pairs = static_cast<int>((state_->spec.feature_blocks + 1) / 2);
+  int consumers = 0;  // of both blocks
+  with_config(state_->spec.epilogue, state_->config.largest_tile,
+              [&]<class Config>() { consumers = Config::kCluster * Config::kConsumersOfTile; });
+  return pairs * consumers;
+}
+
 void GroupedGemmSm90::run(const GroupedGemmCall& call, cudaStream_t stream) {
   if (call.capacity == 0) return;
   State& s = *state_;
@@ -177,6 +185,8 @@ void GroupedGemmSm90::run(const GroupedGemmCall& call, cudaStream_t stream) {
       .out_columns = s.spec.out_columns,
       .row_tiles = call.row_tiles,
       .ticket = call.ticket,
+      .finished = call.announces ? call.row_tiles.finished : nullptr,
+      .awaits = call.awaits,
       .feature_blocks = static_cast<int>(s.spec.feature_blocks),
       .k_blocks = static_cast<int>(s.spec.k_blocks),
       .group_rows = s.config.group_rows,

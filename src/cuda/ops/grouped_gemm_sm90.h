@@ -71,6 +71,12 @@ struct GroupedGemmCall {
   std::int64_t capacity = 0;  ///< rows of either that exist; more than all experts have may be read
   RowTiles row_tiles;
   std::int32_t* ticket = nullptr;  ///< a counter that is 0 and that this launch alone uses
+  /// Counts in row_tiles.finished what is complete of the output.
+  bool announces = false;
+  /// Not 0: announcements() of the launch just before in the stream, whose output `rows` is. This one then
+  /// begins before that is complete, with tiles whose rows are. It must not write what that one reads of
+  /// other rows than those of the same tile.
+  int awaits = 0;
 };
 
 /// Rows of the tile list must come from build_row_tiles(config.largest_tile).
@@ -83,6 +89,8 @@ class GroupedGemmSm90 {
   ~GroupedGemmSm90();
 
   [[nodiscard]] const GroupedGemmConfig& config() const;
+  /// What a call that announces adds to row_tiles.finished for each row tile.
+  [[nodiscard]] int announcements() const;
 
   /// Descriptions of the buffers are kept from call to call.
   void run(const GroupedGemmCall& call, cudaStream_t stream);

@@ -9,6 +9,7 @@
 #include "cuda/device/bulk_copy.cuh"
 #include "cuda/device/cluster.cuh"
 #include "cuda/device/elect.cuh"
+#include "cuda/device/global_flag.cuh"
 #include "cuda/device/mbarrier.cuh"
 #include "cuda/device/named_barrier.cuh"
 #include "cuda/device/shared_address.cuh"
@@ -37,7 +38,9 @@ struct Consumer {
   int warp;                  // 0 .. 3, in a way that the compiler sees that all lanes have the same
   std::uint32_t weights_at;  // of its feature block in a stage
   std::uint32_t staging;
-  int chunk = 0;       // to be written next
+  int chunk = 0;                // to be written next
+  int unannounced = -1;         // row tile whose output is on its way
+  std::uint32_t handed_on = 0;  // parity of the row tiles that were handed on
   bool holds = false;  // the last stage of the tile before, where a part of it is on its way out
   RingPosition<Config::kStages> at;
 
@@ -159,6 +162,39 @@ __device__ __forceinline__ void store_tile(const float (&sums)[2][kRows / 2], co
   }
 }
 
+/// Hands a row tile on to announce(), once what this consumer stored of it is complete; -1: it was the
+/// last. All threads of the consumer have met at a barrier since they stored it.
+template <class Config>
+__device__ __forceinline__ void hand_on(const Shared<Config>& shared, Consumer<Config>& me,
+                                        int row_tile) {
+  if (me.warp == 0 && elect_lane()) {
+    bulk_wait_group<0>();
+    mbarrier_wait(shared.announced(me.index), me.handed_on ^ 1);
+    store_shared(shared.stored_tile(me.index), row_tile);
+    mbarrier_arrive(shared.stored(me.index));
+  }
+  me.handed_on ^= 1;
+}
+
+/// One thread a block: tells the next kernel which row tiles are complete. Not a thread that stores them,
+/// for a release at the scope of the device takes it as long as a store.
+template <class Config>
+__device__ __forceinline__ void announce(const Shared<Config>& shared, const GemmArguments& p) {
+  int working = 0b11;  // consumers
+  for (int turn = 0; working != 0; ++turn) {
+    const int consumer = turn % 2;
+    if ((working >> consumer & 1) == 0) continue;
+    mbarrier_wait(shared.stored(consumer), turn / 2 & 1);
+    const int row_tile = load_shared(shared.stored_tile(consumer)).x;
+    mbarrier_arrive(shared.announced(consumer));
+    if (row_tile >= 0) {
+      add_release(p.finished + row_tile, 1);
+    } else {
+      working &= ~(1 << consumer);
+    }
+  }
+}
+
 /// All products of one tile and its stores: 128 features x kRows rows.
 template <class Config, int kRows>
 __device__ __forceinline__ void multiply_tile(const Work& work, const Shared<Config>& shared,
@@ -220,6 +256,10 @@ __device__ __forceinline__ void multiply_tile(const Work& work, const Shared<Con
   }
   keep_here(sums[0]);
   keep_here(sums[1]);
+  if constexpr (Config::kAnnounces) {
+    if (p.finished != nullptr && me.unannounced >= 0) hand_on(shared, me, me.unannounced);
+    me.unannounced = work.row_tile;
+  }
   store_tile<Config, kRows>(sums, work, shared.stage(previous) + me.weights_at, me, out_maps, p);
 }
 
@@ -279,6 +319,11 @@ __device__ __forceinline__ void consume(const Shared<Config>& shared, const OutM
       parity ^= 1;
       me.at.skip(p.k_blocks);  // the other consumer's
     }
+  }
+  if (Config::kAnnounces && p.finished != nullptr) {
+    named_barrier_sync(Consumer<Config>::kStoreBarrier + me.index, 128);
+    if (me.unannounced >= 0) hand_on(shared, me, me.unannounced);
+    hand_on(shared, me, -1);
   }
   if (me.warp == 0 && elect_lane()) bulk_wait_group<0>();
 }

@@ -42,9 +42,15 @@ __global__ void __cluster_dims__(Config::kCluster, 1, 1) __launch_bounds__(Confi
                     Config::kCluster * (1 + Config::kConsumersOfTile + Config::kRowThreads / 32));
     }
     mbarrier_init(shared.gathered(), 1);
+    for (int consumer = 0; consumer < 2; ++consumer) {
+      mbarrier_init(shared.stored(consumer), 1);
+      mbarrier_init(shared.announced(consumer), 1);
+    }
     fence_mbarrier_init();
   }
-  wait_for_previous_kernel();
+  // What other kernels made is complete when this one starts (overlap.cuh); rows are waited for tile by
+  // tile.
+  if (p.awaits == 0) wait_for_previous_kernel();
   allow_next_kernel();
   cluster_barrier();
 
@@ -56,6 +62,8 @@ __global__ void __cluster_dims__(Config::kCluster, 1, 1) __launch_bounds__(Confi
       schedule(shared, p);
     } else if (Config::kGatherPieces > 0 && threadIdx.x / 32 == 2 && p.source != nullptr) {
       gather(shared, p);
+    } else if (Config::kAnnounces && threadIdx.x == 96 && p.finished != nullptr) {
+      announce(shared, p);
     }
   } else if (threadIdx.x < Config::kProducerThreads) {
     if constexpr (Config::kRowThreads > 0) {
@@ -66,8 +74,10 @@ __global__ void __cluster_dims__(Config::kCluster, 1, 1) __launch_bounds__(Confi
     claim_registers<Config::kConsumerRegisters>();
     consume(shared, out_maps, p);
   }
+  __syncwarp();  // a lane that waits below would stop those of its warp that still work
+  // So that the kernel before is complete when this one is.
+  if (p.awaits > 0) wait_for_previous_kernel();
   // Nobody leaves while a neighbour may still write to its shared memory.
-  __syncwarp();
   cluster_barrier();
 }
 

@@ -60,9 +60,12 @@ struct GemmConfig {
   // Shared memory, from a 1024-byte boundary on.
   static constexpr int kStagingAt = kStages * kStageBytes;
   static constexpr int kPiecesAt = kStagingAt + 2 * kStagingBytes;
+  // Whether there is a kernel that can begin on finished row tiles of this one's output.
+  static constexpr bool kAnnounces = kEpilogue == GemmEpilogue::kSwiGLU;
   static constexpr int kQueueAt = kPiecesAt + kGatherPieces * kGatherPieceBytes;
-  static constexpr int kBarriersAt = kQueueAt + 2 * 16;
-  static constexpr int kSharedBytes = kBarriersAt + (2 * kStages + 5) * 8;
+  static constexpr int kStoredTilesAt = kQueueAt + 2 * 16;  // row tile of each consumer
+  static constexpr int kBarriersAt = kStoredTilesAt + 2 * 16;
+  static constexpr int kSharedBytes = kBarriersAt + (2 * kStages + 9) * 8;
   static_assert(kStageBytes % 1024 == 0 && kStagingAt % 1024 == 0,
                 "the swizzle repeats in 1024 bytes");
 };
@@ -88,6 +91,8 @@ struct GemmArguments {
   std::int64_t out_columns;
   RowTiles row_tiles;
   std::int32_t* ticket;
+  std::int32_t* finished;  // counts of row tiles, to which each consumer adds 1; null: nobody asks
+  int awaits;              // counts in row_tiles.finished with which rows are complete; 0: they are
   int feature_blocks;
   int k_blocks;
   int group_rows;
@@ -161,6 +166,15 @@ struct Shared {
   }
   __device__ __forceinline__ std::uint32_t gathered() const {
     return full(2 * Config::kStages + 4);
+  }
+  __device__ __forceinline__ std::uint32_t stored_tile(int consumer) const {
+    return base + Config::kStoredTilesAt + consumer * 16;
+  }
+  __device__ __forceinline__ std::uint32_t stored(int consumer) const {
+    return full(2 * Config::kStages + 5 + consumer);
+  }
+  __device__ __forceinline__ std::uint32_t announced(int consumer) const {
+    return full(2 * Config::kStages + 7 + consumer);
   }
 };
 

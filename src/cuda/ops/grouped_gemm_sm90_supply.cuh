@@ -120,11 +120,16 @@ __device__ __forceinline__ void gather(const Shared<Config>& shared, const GemmA
   }
 }
 
-/// Until all units of the tile, or of the part of it that this block has, are there. A tile that the
-/// blocks split waits for the whole, too.
-__device__ __forceinline__ void wait_until_gathered(const GemmArguments& p, int row_tile) {
-  const int units = p.row_tiles.tiles[row_tile].rows / kRowUnit;
-  wait_for_count(p.row_tiles.ready + row_tile, units);
+/// Until the tile's rows are there, where this kernel gathers them or the one before makes them. A tile
+/// that the blocks split waits for the whole, too.
+__device__ __forceinline__ void wait_for_rows(const GemmArguments& p, int row_tile) {
+  if (p.source != nullptr) {
+    wait_for_count(p.row_tiles.ready + row_tile, p.row_tiles.tiles[row_tile].rows / kRowUnit);
+  } else if (p.awaits > 0) {
+    wait_for_count(p.row_tiles.finished + row_tile, p.awaits);
+  } else {
+    return;
+  }
   fence_proxy_async_global();  // the loads that follow go another way than this thread's
 }
 
@@ -169,12 +174,13 @@ __device__ __forceinline__ void load(const Shared<Config>& shared, const TokenMa
         bulk_load_multicast(stage + rank * static_cast<int>(kBlockBytes), weights, kBlockBytes,
                             full, policy, 0b11);
         if constexpr (Config::kRowThreads == 0) {
+          if (k == 0) wait_for_rows(p, work.row_tile);
           tensor_load(to, map, column, row, full);
           tensor_load(to + my_rows * Config::kRowBytes, map, column, row + my_rows, full);
         }
       } else {
         bulk_load_cached(stage, weights, kBlockBytes, full, policy);
-        if (k == 0 && p.source != nullptr) wait_until_gathered(p, work.row_tile);
+        if (k == 0) wait_for_rows(p, work.row_tile);
         if (half) {
           tensor_load_multicast(to, map, column, row, full, 0b11);
         } else {

@@ -97,6 +97,7 @@ __global__ void __launch_bounds__(kThreads) row_tiles_kernel(RowTilesInput in, R
       out.tiles[first_tile + i] = {segment.expert, segment.begin + first, tile_rows,
                                    min(tile_rows, split.rows - first)};
       if (out.ready != nullptr) out.ready[first_tile + i] = 0;
+      if (out.finished != nullptr) out.finished[first_tile + i] = 0;
     }
   }
   if (thread == 0) *out.count = tiles_until[experts - 1];

@@ -22,6 +22,7 @@ struct RowTiles {
   std::int32_t* tickets = nullptr;  ///< [kTickets] one counter for each GEMM that uses the list
   std::int32_t* ready = nullptr;    ///< units of 16 rows gathered so far, for each tile
   std::int32_t* row_to_token = nullptr;  ///< [R] inverse of dst_row: the token of each routed row
+  std::int32_t* finished = nullptr;  ///< parts of the first product's output so far, for each tile
   static constexpr int kTickets = 2;
 };
 
@@ -35,8 +36,8 @@ struct RowTilesInput {
 };
 
 /// Cuts every expert's segment into tiles of at most largest_tile rows, experts with the largest tiles
-/// first, sets `count`, inverts dst_row, and sets all tickets and as many of `ready` as there are tiles
-/// to 0. Experts without rows have no tile. One kernel, no host synchronisation.
+/// first, sets `count`, inverts dst_row, and sets all tickets and as many of `ready` and `finished` as
+/// there are tiles to 0. Experts without rows have no tile. One kernel, no host synchronisation.
 void build_row_tiles(const RowTilesInput& in, const RowTiles& out, cudaStream_t stream);
 
 }  // namespace moe::cuda

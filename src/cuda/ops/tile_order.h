@@ -42,6 +42,13 @@ constexpr std::int64_t most_row_tiles(std::int64_t routed, std::int64_t experts,
   return routed / largest_tile + (experts < routed ? experts : routed);
 }
 
+/// Whether a product of `items` should begin while the one before it ends on other clusters. Those that begin
+/// early take an item more; where all have few of them, the last one then ends later than if they had begun
+/// together.
+constexpr bool begins_early(std::int64_t items, std::int64_t clusters) {
+  return items >= 8 * clusters;
+}
+
 /// The order of work items. Row tiles are taken in groups of group_rows, whose rows should stay in
 /// L2, and inside a group the feature pairs in bands of band_features: a band's weights meet all rows
 /// of the group before the next band's are read. Inside a band, features vary fastest.

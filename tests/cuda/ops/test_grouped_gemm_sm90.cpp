@@ -58,6 +58,7 @@ class CudaGroupedGemmSm90 : public CudaTest {
                                           static_cast<std::int64_t>(counts.size()), largest_tile))),
           counters(device, 1 + RowTiles::kTickets),
           ready(device, static_cast<std::int64_t>(tiles.download().size()) / 4),
+          finished(device, static_cast<std::int64_t>(tiles.download().size()) / 4),
           dst_row(device, to),
           row_to_token(device, static_cast<std::int64_t>(to.size())) {
       build_row_tiles({.expert_offsets = offsets.data(),
@@ -69,16 +70,96 @@ class CudaGroupedGemmSm90 : public CudaTest {
                       views(), device.stream());
     }
     [[nodiscard]] RowTiles views() const {
-      return {reinterpret_cast<RowTile*>(tiles.data()), counters.data(), counters.data() + 1,
-              ready.data(), row_to_token.data()};
+      return {reinterpret_cast<RowTile*>(tiles.data()),
+              counters.data(),
+              counters.data() + 1,
+              ready.data(),
+              row_to_token.data(),
+              finished.data()};
     }
     DeviceArray<std::int32_t> offsets;
     DeviceArray<std::int32_t> tiles;
     DeviceArray<std::int32_t> counters;
     DeviceArray<std::int32_t> ready;
+    DeviceArray<std::int32_t> finished;
     DeviceArray<std::int32_t> dst_row;
     DeviceArray<std::int32_t> row_to_token;
   };
+
+  /// Two products in a row, [rows, depth] to [rows, inner] to [rows, depth], the second one behind the first
+  /// or beside it.
+  struct ChainInputs {
+    std::vector<int> counts;
+    std::int64_t depth;
+    std::int64_t inner;
+    DeviceArray<BFloat16> x;
+    DeviceArray<BFloat16> gate_up;
+    DeviceArray<BFloat16> down;
+  };
+  ChainInputs chain_inputs(const std::vector<int>& counts, std::int64_t depth, std::int64_t inner) {
+    const std::int64_t matrix = static_cast<std::int64_t>(counts.size()) * inner * depth;
+    const auto values = [&](std::int64_t count, int seed, double scale) {
+      return DeviceArray<BFloat16>(device(), normal(count, seed, scale));
+    };
+    return {counts,
+            depth,
+            inner,
+            values(offsets_of(counts).back() * depth, 0, 1),
+            values(2 * matrix, 1, 0.1),
+            values(matrix, 2, 0.1)};
+  }
+  struct Chain {
+    std::vector<BFloat16> out;
+    std::vector<std::int32_t> finished;  // of each row tile
+    int announcements = 0;
+  };
+  Chain chain(const ChainInputs& in, int largest_tile, bool beside) {
+    const auto experts = static_cast<std::int64_t>(in.counts.size());
+    const std::int64_t rows = offsets_of(in.counts).back();
+    const std::int64_t depth = in.depth;
+    const std::int64_t inner = in.inner;
+    const BlockedShape first = BlockedShape::gate_up(depth, inner);
+    const BlockedShape second = BlockedShape::down(depth, inner);
+    const DeviceBuffer packed_gate_up(first.bytes(experts));
+    const DeviceBuffer packed_down(second.bytes(experts));
+    pack_gate_up_blocked(in.gate_up.data(), in.gate_up.data() + experts * inner * depth, experts,
+                         depth, inner, packed_gate_up.data(), stream());
+    pack_rows_blocked(in.down.data(), experts, depth, inner, packed_down.data(), stream());
+    const auto gemm = [&](GemmEpilogue epilogue, const BlockedShape& shape, std::int64_t columns) {
+      const GroupedGemmSpec spec{.epilogue = epilogue,
+                                 .experts = experts,
+                                 .feature_blocks = shape.feature_blocks,
+                                 .k_blocks = shape.k_blocks,
+                                 .out_columns = columns};
+      return GroupedGemmSm90(spec, choose_grouped_gemm(spec, rows, largest_tile, device().facts()),
+                             device().facts());
+    };
+    GroupedGemmSm90 one = gemm(GemmEpilogue::kSwiGLU, first, inner);
+    GroupedGemmSm90 two = gemm(GemmEpilogue::kStore, second, depth);
+    const DeviceArray<BFloat16> act(device(), rows * inner);
+    const DeviceArray<BFloat16> out(device(), rows * depth);
+    const List list(device(), in.counts, largest_tile);
+    one.run({.rows = in.x.data(),
+             .packed_weights = packed_gate_up.data(),
+             .out = act.data(),
+             .capacity = rows,
+             .row_tiles = list.views(),
+             .ticket = list.views().tickets,
+             .announces = beside},
+            stream());
+    two.run({.rows = act.data(),
+             .packed_weights = packed_down.data(),
+             .out = out.data(),
+             .capacity = rows,
+             .row_tiles = list.views(),
+             .ticket = list.views().tickets + 1,
+             .awaits = beside ? one.announcements() : 0},
+            stream());
+    Chain result{out.download(), list.finished.download(), one.announcements()};
+    result.finished.resize(static_cast<std::size_t>(list.counters.download()[0]));
+    EXPECT_TRUE(act.intact() && out.intact());
+    return result;
+  }
 
   /// These rows per expert, with every tile size. SwiGLU has `features` / 2 outputs.
   void check(GemmEpilogue epilogue, const std::vector<int>& counts, std::int64_t features,
@@ -196,6 +277,7 @@ TEST_F(CudaGroupedGemmSm90, ListsTheTilesOfEveryExpert) {
     const List list(device(), counts, kLargest);
     const std::vector<std::int32_t> counters = list.counters.download();
     const std::vector<std::int32_t> words = list.tiles.download();
+    const std::vector<std::int32_t> finished = list.finished.download();
     const std::vector<std::int32_t> offsets = offsets_of(counts);
     int expected = 0;
     for (const int count : counts) expected += RowSplit(count, kLargest).tiles;
@@ -213,6 +295,7 @@ TEST_F(CudaGroupedGemmSm90, ListsTheTilesOfEveryExpert) {
       EXPECT_EQ(tile[1], offsets[expert] + split.first_row(nth));
       EXPECT_EQ(tile[2], split.tile_rows(nth));
       EXPECT_EQ(tile[3], std::min(split.tile_rows(nth), counts[expert] - split.first_row(nth)));
+      EXPECT_EQ(finished[static_cast<std::size_t>(i)], 0);
       EXPECT_LE(split.largest(), before) << "experts with large tiles come first";
       before = split.largest();
     }
@@ -311,6 +394,25 @@ TEST_F(CudaGroupedGemmSm90, ManyExpertsWithManyRowCounts) {
 TEST_F(CudaGroupedGemmSm90, MoreTilesThanClusters) {
   check(GemmEpilogue::kStore, {3000, 1, 1500}, 640, 64);
   check(GemmEpilogue::kSwiGLU, {3000, 1, 1500}, 640, 64);
+}
+
+TEST_F(CudaGroupedGemmSm90, ProductsBesideEachOtherGiveTheBitsOfProductsInTurn) {
+  std::vector<int> counts;
+  for (int i = 0; i < 70; ++i) counts.push_back((i * 61) % 330);
+  for (const std::int64_t inner : {64, 192}) {  // 1 and 3 feature blocks
+    const ChainInputs inputs = chain_inputs(counts, 256, inner);
+    for (const int largest_tile : {kGatheringTile, kDeepTile, kCooperativeTile}) {
+      SCOPED_TRACE(testing::Message() << "tiles of " << largest_tile << " inner " << inner);
+      const Chain in_turn = chain(inputs, largest_tile, false);
+      for (const int finished : in_turn.finished) ASSERT_EQ(finished, 0);
+      for (int repeat = 0; repeat < 5; ++repeat) {
+        const Chain beside = chain(inputs, largest_tile, true);
+        ASSERT_GT(beside.announcements, 0);
+        for (const int finished : beside.finished) ASSERT_EQ(finished, beside.announcements);
+        ASSERT_TRUE(beside.out == in_turn.out);
+      }
+    }
+  }
 }
 
 TEST_F(CudaGroupedGemmSm90, NoRows) {

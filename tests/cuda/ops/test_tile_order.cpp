@@ -98,6 +98,13 @@ TEST(ChooseGroupedGemm, FitsTheDeviceAndTheShape) {
   EXPECT_TRUE(choose(16, 32, kCooperativeTile, 8 * 256).weights_read_once);
 }
 
+TEST(BeginsEarly, WithManyRoundsOfItems) {
+  EXPECT_FALSE(begins_early(0, 66));
+  EXPECT_FALSE(begins_early(192, 66));
+  EXPECT_TRUE(begins_early(528, 66));
+  EXPECT_TRUE(begins_early(1024, 66));
+}
+
 TEST(ChooseRowTile, FollowsTheRowsOfAnExpert) {
   DeviceFacts facts;
   facts.multiprocessors = 132;

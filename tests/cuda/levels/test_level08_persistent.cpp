@@ -1,4 +1,5 @@
-// Level 8 where its blocks cooperate: that needs more rows and experts than the shapes of other tests have.
+// Level 8 where its blocks cooperate and where its products overlap: that needs more rows and experts than
+// the shapes of other tests have.
 #include "cuda/levels/level_test.h"
 #include "cuda/ops/fingerprint.h"
 #include "moe/error.h"
@@ -21,12 +22,12 @@ class CudaPersistentLevel : public CudaLevelTest {
       GTEST_SKIP() << error.what();
     }
   }
+  void check(const Problem& problem, const char* planned);
 };
 
-TEST_F(CudaPersistentLevel, CooperatingBlocksGiveTheOraclesAnswerAndTheSameBitsEveryTime) {
-  // 200 rows an expert; an odd number of feature blocks in the first product, and half a block in the
-  // second. Fewer tokens than the layer is made for, and experts with more than one tile or none.
-  const Problem problem{{6400, 320, 192, 128, 4}, DType::kBF16};
+/// The oracle's answer and the same bits every time, from a layer whose plan has `planned` in it. Also
+/// for fewer tokens than it is made for, and experts with more than one tile or none.
+void CudaPersistentLevel::check(const Problem& problem, const char* planned) {
   const OwnedWeights host = make_weights(problem, 7);
   const Weights weights = place(host);
   const Stream stream(unsigned{cudaStreamNonBlocking});
@@ -35,12 +36,13 @@ TEST_F(CudaPersistentLevel, CooperatingBlocksGiveTheOraclesAnswerAndTheSameBitsE
                                .problem = problem,
                                .stream = stream.get()},
                               weights);
-  ASSERT_NE(layer.plan().find("cooperative"), std::string::npos) << layer.plan();
+  ASSERT_NE(layer.plan().find(planned), std::string::npos) << layer.plan();
   struct Case {
     std::int64_t tokens;
     const char* skew;
   };
-  for (const Case& c : {Case{6400, "uniform"}, Case{1001, "zipf:1"}, Case{700, "one-expert"}}) {
+  for (const Case& c :
+       {Case{problem.shape.tokens, "uniform"}, Case{1001, "zipf:1"}, Case{700, "one-expert"}}) {
     SCOPED_TRACE(testing::Message() << c.tokens << " tokens, " << c.skew);
     Problem part = problem;
     part.shape.tokens = c.tokens;
@@ -68,6 +70,18 @@ TEST_F(CudaPersistentLevel, CooperatingBlocksGiveTheOraclesAnswerAndTheSameBitsE
       ASSERT_EQ(prints[static_cast<std::size_t>(i)], prints[0]) << "forward " << i;
     }
   }
+}
+
+TEST_F(CudaPersistentLevel, CooperatingBlocks) {
+  // 200 rows an expert; an odd number of feature blocks in the first product, and half a block in the
+  // second.
+  check({{6400, 320, 192, 128, 4}, DType::kBF16}, "cooperative");
+}
+
+TEST_F(CudaPersistentLevel, TheSecondProductBesideTheFirst) {
+  // 100 and 200 rows an expert, and 640 items.
+  check({{3200, 1280, 64, 128, 4}, DType::kBF16}, "begun on finished row tiles");
+  check({{6400, 1280, 64, 128, 4}, DType::kBF16}, "begun on finished row tiles");
 }
 
 }  // namespace

@@ -86,25 +86,41 @@ TEST_F(CudaGroupedGemmLevel, AgreesWithTheOtherLevelsOnLargeShapes) {
     const Weights weights = place(make_weights(problem, 3, skew));
     const TensorView x = place(make_input(problem, 3, 0, skew).view());
     const TensorView y = place(make_input(problem, 3, 1).view());
+    const auto options = [&](const std::string& level) {
+      return LayerOptions{.level = level,
+                          .backend = Backend::kCuda,
+                          .problem = problem,
+                          .tune_seconds = 0,
+                          .tune_cache = "off"};
+    };
+    // Some levels are for few tokens only, or for one architecture.
+    const auto refused = [&](const std::string& level) {
+      try {
+        static_cast<void>(Layer::predict(options(level)));
+      } catch (const Error& error) {
+        if (error.code() != ErrorCode::kUnsupported) throw;
+        return true;
+      }
+      return false;
+    };
     const auto forward = [&](const std::string& level) {
-      Layer layer = Layer::create({.level = level,
-                                   .backend = Backend::kCuda,
-                                   .problem = problem,
-                                   .tune_seconds = 0,
-                                   .tune_cache = "off"},
-                                  weights);
+      Layer layer = Layer::create(options(level), weights);
       MOE_CUDA_CHECK(cudaMemset(y.data, 0xff, y.bytes()));
       layer.forward(x, y);
       return download(y);
     };
     const Tensor mine = forward("grouped_gemm");
+    int compared = 0;
     for (const LevelInfo& level : list_levels()) {
       if (!level.on_cuda || level.number < 3 || level.name == "grouped_gemm") continue;
+      if (refused(level.name)) continue;
       SCOPED_TRACE(testing::Message() << level.name << " " << to_string(shape) << " " << skew_name);
       const Distance apart = distance(mine, forward(level.name));
       EXPECT_LE(apart.rms, 1);
       EXPECT_LE(apart.largest, 1);
+      ++compared;
     }
+    EXPECT_GE(compared, 5);  // memefficient to compiled, and persistent
     release();
   }
 }

@@ -23,8 +23,8 @@ struct ExecutionOptions {
   std::string tune_cache;    // folder, or "off"
   Device* device = nullptr;  // that of the layer; outlives the level
   Launch launch = Launch::kAuto;
-  std::function<void(const std::string&)> progress;  // LayerOptions::progress; may be empty
-  const std::atomic<bool>* cancel = nullptr;         // LayerOptions::cancel
+  std::function<void(const std::string&)> progress = {};  // LayerOptions::progress; may be empty
+  const std::atomic<bool>* cancel = nullptr;              // LayerOptions::cancel
 };
 
 /// What forward gets besides x and y.

@@ -23,8 +23,9 @@ struct TuneProblem {
   Shape shape;
   DType dtype = DType::kF32;
   int threads = 1;
-  std::function<void(const std::string&)> progress;  ///< called before each range; may be empty
-  const std::atomic<bool>* cancel = nullptr;         ///< where it is set, time is over; may be null
+  std::function<void(const std::string&)> progress =
+      {};                                     ///< called before each range; may be empty
+  const std::atomic<bool>* cancel = nullptr;  ///< where it is set, time is over; may be null
 };
 
 /// The candidates for rows first..last per expert, the heuristic's choice first, no two that execute

@@ -1,5 +1,5 @@
 // Times the CUDA levels and their kernels with CUDA events, one JSON object a line on stdout.
-//   cuda_timings [ops] [SHAPE...]     SHAPE = name of kShapes; nothing = everything
+//   cuda_timings [ops] [routers] [SHAPE...]     SHAPE = name of kShapes; nothing = everything
 // Every level is compared with the fp64 oracle on the buffers that are timed, before and after.
 // cache "cold": 256 MiB are written and then read before each sample, so that L2 holds nothing of use
 // and no dirty lines, whose write-back the first kernel would pay for. launch "graph": one captured
@@ -186,6 +186,61 @@ void time_host_read(Timer& timer, cudaStream_t stream, const DeviceBuffer& offse
         offsets.size(), with.median_us, without.median_us);
 }
 
+/// Every router from logits to choices and rows by expert, beside the default one.
+void time_routers(CudaDevice& device) {
+  constexpr std::int64_t kTokens = 16384;
+  constexpr std::int64_t kExperts = 256;
+  constexpr std::int64_t kTopK = 8;
+  constexpr const char* kRouters[] = {"softmax",
+                                      "softmax,bias",
+                                      "softmax,raw",
+                                      "softmax,raw,groups=8/3,scale=16",
+                                      "sigmoid,raw",
+                                      "sigmoid,selection-bias",
+                                      "sigmoid,selection-bias,groups=8/4,scale=2.5",
+                                      "sqrtsoftplus,selection-bias,scale=1.5",
+                                      "sparsemixer"};
+  Timer timer(device.stream());
+  std::vector<float> logits(kTokens * kExperts);
+  for (std::size_t i = 0; i < logits.size(); ++i) {
+    logits[i] = static_cast<float>(random_normal(1, 0, i) * 1.28);
+  }
+  const DeviceBuffer device_logits(logits.size() * sizeof(float));
+  device.copy_from_host(device_logits.data(), logits.data(), device_logits.size());
+  const DeviceBuffer biases(kExperts * sizeof(float));
+  for (float& value : logits) value *= 0.1F;
+  device.copy_from_host(biases.data(), logits.data(), biases.size());
+  const DeviceBuffer idx(kTokens * kTopK * sizeof(std::int32_t));
+  const DeviceBuffer weights(kTokens * kTopK * sizeof(float));
+  const DeviceBuffer offsets((kExperts + 1) * sizeof(std::int32_t));
+  const DeviceBuffer dst(kTokens * kTopK * sizeof(std::int32_t));
+  const DeviceBuffer counts(
+      static_cast<std::size_t>(permutation_scratch(kTokens * kTopK, kExperts, device.facts())) *
+      sizeof(std::int32_t));
+  const Permutation permutation{offsets.as<std::int32_t>(), dst.as<std::int32_t>(),
+                                counts.as<std::int32_t>()};
+  const TensorView bias(biases.data(), DType::kF32, {kExperts});
+  const Weights given{.router_bias = bias, .selection_bias = bias};
+  for (const char* router : kRouters) {
+    const RouterRule rule = RouterRule::of(parse_router(router), given);
+    const auto choose = [&] {
+      choose_experts(rule, device_logits.as<float>(), kTokens, kExperts, kTopK,
+                     idx.as<std::int32_t>(), weights.as<float>(), device.stream());
+    };
+    const auto route = [&] {
+      route_rows(device_logits.as<float>(), kTokens, kExperts, kTopK, idx.as<std::int32_t>(),
+                 weights.as<float>(), permutation, device.facts(), device.stream(), rule);
+    };
+    for (const bool cold : {true, false}) {
+      const double choose_us = timer.graph(choose, cold).median_us;
+      const double route_us = timer.graph(route, cold).median_us;
+      print(R"({{"op":"router","router":"{}","tokens":{},"experts":{},"top_k":{},"cache":"{}",)"
+            R"("choose_experts_us":{:.2f},"route_rows_us":{:.2f}}})",
+            router, kTokens, kExperts, kTopK, cold ? "cold" : "hot", choose_us, route_us);
+    }
+  }
+}
+
 void time_ops(CudaDevice& device) {
   const cudaStream_t stream = device.stream();
   Timer timer(stream);
@@ -365,10 +420,9 @@ void time_shape(CudaDevice& device, const NamedShape& named) {
             named.name, to_string(problem.shape), name, before.passed && after.passed,
             std::max(before.tolerance_used, after.tolerance_used), times.median_us, times.iqr_us,
             summarise(hot).median_us, times.samples, twin_times.median_us, twin_times.iqr_us,
-            twin_times.median_us / times.median_us,
-            useful_flops(problem.shape) / times.median_us * 1e-6, first_us,
-            layer->prepare_seconds() * 1e3, layer->memory().workspace, layer->memory().transient,
-            layer->memory().prepared);
+            twin_times.median_us / times.median_us, useful_flops(problem) / times.median_us * 1e-6,
+            first_us, layer->prepare_seconds() * 1e3, layer->memory().workspace,
+            layer->memory().transient, layer->memory().prepared);
     } catch (const Error& error) {
       print(R"({{"shape":"{}","level":"{}","error":"{}"}})", named.name, name, error.what());
     }
@@ -390,6 +444,7 @@ int run(const std::vector<std::string>& wanted) {
         facts.name, facts.multiprocessors, facts.l2_bytes, facts.memory_bytes, facts.driver_version,
         facts.runtime_version, cublaslt_version());
   if (chosen("ops")) time_ops(device);
+  if (chosen("routers")) time_routers(device);
   for (const NamedShape& shape : kShapes) {
     if (chosen(shape.name)) time_shape(device, shape);
   }

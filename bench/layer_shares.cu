@@ -249,7 +249,8 @@ void time_model(const Model& model, std::int64_t tokens, const Options& options)
           model.name, to_string(shape), name, graph != nullptr ? "graph" : "eager",
           error_before <= kTolerance && error_after <= kTolerance,
           std::max(error_before, error_after), median(mine), median(dense), median(shares), samples,
-          useful_flops(shape) / median(mine) * 1e-6, layer.prepare_seconds() * 1e3, plan);
+          useful_flops({.shape = shape}) / median(mine) * 1e-6, layer.prepare_seconds() * 1e3,
+          plan);
       if (options.kernels) {
         timer.flush();
         fmt::print("{{\"shape\":\"{}\",\"tokens\":{},\"level\":\"{}\",\"kernels_us\":\"{}\"}}\n",

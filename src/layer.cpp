@@ -7,6 +7,7 @@
 #include <string_view>
 
 #include "core/backend.h"
+#include "core/expert_set.h"
 #include "core/isa.h"
 #include "core/level.h"
 #include "core/text.h"
@@ -27,7 +28,7 @@ std::string default_tune_cache() {
 }
 
 ExecutionOptions resolve(const LayerOptions& options, Device& device) {
-  validate(options.problem.shape);
+  validate(options.problem);
   MOE_CHECK(options.threads >= 0 && options.threads <= kMaxThreads,
             "threads={} must lie between 0 (all) and {}", options.threads, kMaxThreads);
   MOE_CHECK(options.tune_seconds >= 0, "tune_seconds={} must not be negative",
@@ -67,7 +68,8 @@ std::uint64_t memory_limit(const LayerOptions& options, const Device& device) {
 /// Why the level cannot run; "" when it can. A level is only asked on a device that works.
 std::string unsupported(const Level& level, const LayerOptions& options,
                         const ExecutionOptions& execution) {
-  const std::string reason = execution.device->unavailable();
+  std::string reason = execution.device->unavailable();
+  if (reason.empty()) reason = missing_features(level.features(), options.problem);
   return reason.empty() ? level.unsupported(options.problem, execution) : reason;
 }
 
@@ -127,10 +129,9 @@ void check_launch(const Level& level, const LevelInfo& info, Launch wanted) {
   }
 }
 
-void check_tensor(const char* name, const TensorView& tensor, DType dtype,
-                  std::initializer_list<std::int64_t> sizes) {
-  const TensorView expected(nullptr, dtype, sizes);
-  MOE_CHECK(tensor.dtype == dtype && tensor.rank == expected.rank && tensor.dims == expected.dims,
+void check_tensor(const std::string& name, const TensorView& tensor, const TensorView& expected) {
+  MOE_CHECK(tensor.dtype == expected.dtype && tensor.rank == expected.rank &&
+                tensor.dims == expected.dims,
             "{} is {}, but the problem needs {}", name, tensor.describe(), expected.describe());
   MOE_CHECK(tensor.data != nullptr, "{} {} has no data (null pointer)", name, tensor.describe());
 }
@@ -196,20 +197,15 @@ Layer Layer::create(const LayerOptions& options, const Weights& weights) {
   std::unique_ptr<Device> device = make_device(options);
   const ExecutionOptions execution = resolve(options, *device);
   const Problem& problem = options.problem;
-  const Shape& shape = problem.shape;
-  check_tensor("weights.router", weights.router, problem.dtype, {shape.experts, shape.hidden});
-  check_tensor("weights.gate", weights.gate, problem.dtype,
-               {shape.experts, shape.intermediate, shape.hidden});
-  check_tensor("weights.up", weights.up, problem.dtype,
-               {shape.experts, shape.intermediate, shape.hidden});
-  check_tensor("weights.down", weights.down, problem.dtype,
-               {shape.experts, shape.hidden, shape.intermediate});
+  const std::vector<WeightTensor> tensors = weight_tensors(problem);
+  for (const WeightTensor& tensor : tensors) {
+    check_tensor(std::string("weights.") + tensor.name, weights.*tensor.view, tensor.expected);
+  }
 
   Choice choice = choose(options, execution);
-  device->check_reachable("weights.router", weights.router);
-  device->check_reachable("weights.gate", weights.gate);
-  device->check_reachable("weights.up", weights.up);
-  device->check_reachable("weights.down", weights.down);
+  for (const WeightTensor& tensor : tensors) {
+    device->check_reachable((std::string("weights.") + tensor.name).c_str(), weights.*tensor.view);
+  }
   auto state = std::make_unique<State>();
   state->info = choice.info;
   state->backend = options.backend;
@@ -235,7 +231,7 @@ Layer Layer::create(const LayerOptions& options, const Weights& weights) {
         ErrorCode::kOutOfMemory,
         fmt::format("level {} needs {}, {} {} ({})", state->info->name, format_bytes(needed),
                     format_bytes(limit), options.workspace_limit != 0 ? "allowed" : "available",
-                    to_string(shape)),
+                    to_string(problem.shape)),
         needed);
   }
   check_cancelled(options, *state->info);
@@ -253,26 +249,61 @@ Layer Layer::create(const LayerOptions& options, const Weights& weights) {
 }
 
 void Layer::forward(const TensorView& x, const TensorView& y) {
+  MOE_CHECK(state_->problem.router.scoring != Scoring::kGiven,
+            "the problem's routes are given by the caller: forward needs them");
+  run(x, y, {});
+}
+
+void Layer::forward(const TensorView& x, const TensorView& y, const Routes& routes) {
+  MOE_CHECK(state_->problem.router.scoring == Scoring::kGiven,
+            "routes are given, but the problem has router {}", to_string(state_->problem.router));
+  run(x, y, routes);
+}
+
+namespace {
+
+/// Throws unless every index in host memory is an expert or -1.
+void check_routes(const Routes& routes, std::int64_t rows, const Shape& shape) {
+  MOE_CHECK(routes.experts != nullptr && routes.weights != nullptr,
+            "routes have no {} (null pointer)", routes.experts == nullptr ? "experts" : "weights");
+  for (std::int64_t i = 0; i < rows * shape.top_k; ++i) {
+    MOE_CHECK(routes.experts[i] >= -1 && routes.experts[i] < shape.experts,
+              "routes.experts[{},{}] is {}, but there are {} experts", i / shape.top_k,
+              i % shape.top_k, routes.experts[i], shape.experts);
+  }
+}
+
+}  // namespace
+
+void Layer::run(const TensorView& x, const TensorView& y, const Routes& routes) {
   const Shape& shape = state_->problem.shape;
   const std::int64_t rows = x.rank == 2 ? x.dim(0) : -1;
   MOE_CHECK(rows <= shape.tokens, "x has {} rows, but the layer was created for tokens={}", rows,
             shape.tokens);
   if (rows == 0) return;
-  check_tensor("x", x, state_->problem.dtype, {rows, shape.hidden});
-  check_tensor("y", y, state_->problem.dtype, {rows, shape.hidden});
+  const TensorView expected(nullptr, state_->problem.dtype, {rows, shape.hidden});
+  check_tensor("x", x, expected);
+  check_tensor("y", y, expected);
+  if (state_->problem.router.scoring == Scoring::kGiven && state_->device->on_host()) {
+    check_routes(routes, rows, shape);
+  }
   const auto* x_begin = x.as<const std::byte>();
   const auto* y_begin = y.as<const std::byte>();
   MOE_CHECK(x_begin + x.bytes() <= y_begin || y_begin + y.bytes() <= x_begin,
             "x and y overlap ({} bytes each)", x.bytes());
   state_->device->check_reachable("x", x);
   state_->device->check_reachable("y", y);
-  Context context{.arena = state_->arena, .trace = state_->trace, .after_step = state_->after_step};
+  Context context{.arena = state_->arena,
+                  .routes = routes,
+                  .trace = state_->trace,
+                  .after_step = state_->after_step};
   state_->level->forward(context, x, y);
   if (!state_->caller_synchronises) state_->device->synchronise();
 }
 
 std::vector<TraceEvent> Layer::trace(const TensorView& x, const TensorView& y,
-                                     const std::function<void()>& after_step) {
+                                     const std::function<void()>& after_step,
+                                     const Routes& routes) {
   std::vector<TraceEvent> events;
   struct Tracing {
     State& state;
@@ -284,7 +315,11 @@ std::vector<TraceEvent> Layer::trace(const TensorView& x, const TensorView& y,
   const Tracing tracing{*state_};
   state_->trace = &events;
   state_->after_step = &after_step;
-  forward(x, y);
+  if (routes.experts == nullptr) {
+    forward(x, y);
+  } else {
+    forward(x, y, routes);
+  }
   return events;
 }
 

@@ -59,7 +59,7 @@ bench sweep_qwen3-30b-a3b_bf16 40 "${upper[@]}" --preset qwen3-30b-a3b "${small[
 bench launches_lab_bf16 40 "${upper[@]}" --preset lab --axis "tokens=1,8,64,256,8192" --launch both
 # A model that decodes: one recorded graph a forward; and what skewed routing costs there.
 for preset in qwen3-30b-a3b olmoe-1b-7b mixtral-8x7b gpt-oss-120b deepseek-v3; do
-  bench "decode_${preset}_bf16" 90 -t moe_decode --preset "$preset"
+  bench "decode_${preset}_bf16" 90 -t moe_decode --preset "$preset" --plain
 done
 for skew in zipf:1 one-expert; do
   bench "decode_qwen3-30b-a3b_${skew/:/}_bf16" 40 -t moe_decode --preset qwen3-30b-a3b --axis "tokens=4,16,64" \

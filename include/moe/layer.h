@@ -21,12 +21,29 @@ namespace moe {
 /// Linear and safetensors checkpoints store it. Mathematically gate and up are [H,I] and down is
 /// [I,H] per expert; here they are their transposes:
 ///   router [E,H]    gate [E,I,H]  (w1)    up [E,I,H]  (w3)    down [E,H,I]  (w2)
-/// All four have Problem::dtype. Router logits are accumulated in fp32.
+/// All four have Problem::dtype. Router logits are accumulated in fp32. What a problem does not have
+/// stays empty: gate without Activation::gated(), the router of Scoring::kGiven, and those below.
 struct Weights {
-  TensorView router;
-  TensorView gate;
-  TensorView up;
-  TensorView down;
+  TensorView router = {};
+  TensorView gate = {};
+  TensorView up = {};
+  TensorView down = {};
+  TensorView router_bias = {};     ///< [E] fp32, like all biases; Router::bias
+  TensorView selection_bias = {};  ///< [E]; Router::selection_bias
+  TensorView gate_bias = {};       ///< [E,I]; Problem::expert_bias, like the two after it
+  TensorView up_bias = {};         ///< [E,I]
+  TensorView down_bias = {};       ///< [E,H]
+  TensorView shared_gate = {};     ///< [S,H] of the dtype, S = Problem::shared_intermediate
+  TensorView shared_up = {};       ///< [S,H]
+  TensorView shared_down = {};     ///< [H,S]
+  TensorView shared_switch = {};   ///< [1,H] of the dtype; Problem::shared_switch
+};
+
+/// Experts and weights of the rows of one forward, for Scoring::kGiven. Views, where the layer
+/// computes. An expert may stand twice in a row; its weights then add up.
+struct Routes {
+  const std::int32_t* experts = nullptr;  ///< [T',K]; -1: the slot is not used, its weight not read
+  const float* weights = nullptr;         ///< [T',K]
 };
 
 /// How a forward's work gets to the device.
@@ -106,11 +123,16 @@ class Layer {
   /// complete, unless LayerOptions::stream was given.
   /// Throws kInvalidArgument when x or y do not match.
   void forward(const TensorView& x, const TensorView& y);
+  /// The same for Scoring::kGiven, with the rows' experts and weights; in host memory an index that is
+  /// neither an expert nor -1 is refused with kInvalidArgument. A row without any expert gets what the
+  /// shared expert says, else zeros.
+  void forward(const TensorView& x, const TensorView& y, const Routes& routes);
 
   /// Runs one forward and returns what it did, step by step. `after_step` is called when a step has
   /// been recorded: what is queued between two calls belongs to the later one's step.
   [[nodiscard]] std::vector<TraceEvent> trace(const TensorView& x, const TensorView& y,
-                                              const std::function<void()>& after_step = {});
+                                              const std::function<void()>& after_step = {},
+                                              const Routes& routes = {});
 
   [[nodiscard]] const LevelInfo& level() const;
   [[nodiscard]] const Problem& problem() const;
@@ -139,6 +161,7 @@ class Layer {
 
  private:
   struct State;
+  void run(const TensorView& x, const TensorView& y, const Routes& routes);
   explicit Layer(std::unique_ptr<State> state);
   std::unique_ptr<State> state_;
 };

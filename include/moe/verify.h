@@ -40,6 +40,7 @@ struct OracleOptions {
   double affordable_work = 8e9;
   /// Of the level whose outputs will be compared (Layer::operands).
   Operands operands = Operands::kAsStored;
+  Routes routes = {};  ///< of Scoring::kGiven, in host memory; read during construction only
 };
 
 /// The answers of the fp64 oracle for one problem, one set of weights and one input. Computed once,

@@ -168,16 +168,18 @@ BenchRun::BenchRun(BenchOptions options) : state_(std::make_unique<State>()) {
             options.timeout_seconds);
   MOE_CHECK(!options.launches.empty(), "launches: at least one is needed");
   state_->skew = Skew::parse(options.skew);
+  MOE_CHECK(options.layer.problem.router.scoring != Scoring::kGiven,
+            "router given: a bench makes no routes; moe verify does");
   MOE_CHECK(!options.weights || state_->skew.kind == Skew::Kind::kUniform,
             "skew {} is made by seeded weights, but weights were given", options.skew);
   (void)parse_isa(options.layer.isa);
   if (options.tokens.empty()) options.tokens = {options.layer.problem.shape.tokens};
   const std::vector<Wanted> wanted = wanted_series(options);
   for (const std::int64_t tokens : options.tokens) {
-    Shape shape = options.layer.problem.shape;
-    shape.tokens = tokens;
-    validate(shape);
-    state_->skew.check(shape);
+    Problem problem = options.layer.problem;
+    problem.shape.tokens = tokens;
+    validate(problem);
+    state_->skew.check(problem.shape);
   }
   state_->instrument = make_instrument(options.layer);
   const bool usable = state_->instrument->device().unavailable().empty();

@@ -74,7 +74,7 @@ Roof roof_of(const Problem& problem, std::int64_t active_experts, const Ceilings
   const double peak = problem.dtype == DType::kBF16
                           ? ceilings.bf16_gflops.value_or(ceilings.fp32_gflops)
                           : ceilings.fp32_gflops;
-  const double compute = useful_flops(problem.shape) / (peak * 1e3);  // GFLOP/s = 1e3 FLOP/us
+  const double compute = useful_flops(problem) / (peak * 1e3);  // GFLOP/s = 1e3 FLOP/us
   const double memory = minimum_bytes(problem, active_experts) / (ceilings.read_gbs * 1e3);
   return compute >= memory ? Roof{compute, Bound::kCompute} : Roof{memory, Bound::kMemory};
 }

@@ -65,7 +65,7 @@ constexpr double kLeastPlausible = 0.5;
 double least_us(const BenchRow& row, const Ceilings& ceilings) {
   const double peak = std::max(
       {ceilings.fp32_gflops, ceilings.bf16_gflops.value_or(0), ceilings.fp8_gflops.value_or(0)});
-  const double compute = useful_flops(row.problem.shape) / (peak * 1e3);
+  const double compute = useful_flops(row.problem) / (peak * 1e3);
   if (row.cache == Cache::kHot) return compute;
   return std::max(compute,
                   minimum_bytes(row.problem, row.active_experts) / (ceilings.read_gbs * 1e3));
@@ -95,7 +95,7 @@ void derive(BenchRow& row, const RowState& state, const std::vector<double>& twi
   row.iqr_us = interquartile_range(microseconds);
   row.min_us = *std::min_element(microseconds.begin(), microseconds.end());
   row.p95_us = quantile(microseconds, 0.95);
-  row.gflops = useful_flops(row.problem.shape) / (row.median_us * 1e3);
+  row.gflops = useful_flops(row.problem) / (row.median_us * 1e3);
   row.tokens_per_s = static_cast<double>(row.problem.shape.tokens) / row.median_us * 1e6;
   derive_floor(row, twin_us, ceilings);
   derive_stream(row, ceilings);

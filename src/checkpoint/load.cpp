@@ -451,18 +451,18 @@ class LayerLoader {
       to = Tensor(DType::kF32, {e});
       whole(role, to.view(), 1, e);
     };
-    vector(Role::kRouterBias, out_.router_bias);
-    vector(Role::kSelectionBias, out_.selection_bias);
+    vector(Role::kRouterBias, out_.weights.router_bias);
+    vector(Role::kSelectionBias, out_.weights.selection_bias);
     if (plan_.has(Role::kGateUpBias)) {  // of gpt-oss only: gate and up in turn
       const Located& from = part(Role::kGateUpBias).at;
-      out_.gate_bias = Tensor(DType::kF32, {e, i});
-      out_.up_bias = Tensor(DType::kF32, {e, i});
-      load_.plain(from, {0, 2 * i, 2}, {out_.gate_bias.view(), e, i});
-      load_.plain(from, {1, 2 * i, 2}, {out_.up_bias.view(), e, i});
+      out_.weights.gate_bias = Tensor(DType::kF32, {e, i});
+      out_.weights.up_bias = Tensor(DType::kF32, {e, i});
+      load_.plain(from, {0, 2 * i, 2}, {out_.weights.gate_bias.view(), e, i});
+      load_.plain(from, {1, 2 * i, 2}, {out_.weights.up_bias.view(), e, i});
     }
     if (plan_.has(Role::kDownBias)) {
-      out_.down_bias = Tensor(DType::kF32, {e, h});
-      whole(Role::kDownBias, out_.down_bias.view(), e, h);
+      out_.weights.down_bias = Tensor(DType::kF32, {e, h});
+      whole(Role::kDownBias, out_.weights.down_bias.view(), e, h);
     }
   }
 
@@ -470,22 +470,22 @@ class LayerLoader {
     const std::int64_t h = plan_.hidden;
     const std::int64_t s = plan_.shared;
     if (s > 0) {
-      out_.shared_gate = Tensor(dtype_, {s, h});
-      out_.shared_up = Tensor(dtype_, {s, h});
-      out_.shared_down = Tensor(dtype_, {h, s});
+      out_.weights.shared_gate = Tensor(dtype_, {s, h});
+      out_.weights.shared_up = Tensor(dtype_, {s, h});
+      out_.weights.shared_down = Tensor(dtype_, {h, s});
       if (plan_.has(Role::kSharedGateUp)) {
         const Located& from = part(Role::kSharedGateUp).at;
-        load_.plain(from, {0, h, 1}, {out_.shared_gate.view(), s, h});
-        load_.plain(from, {s * h, h, 1}, {out_.shared_up.view(), s, h});
+        load_.plain(from, {0, h, 1}, {out_.weights.shared_gate.view(), s, h});
+        load_.plain(from, {s * h, h, 1}, {out_.weights.shared_up.view(), s, h});
       } else {
-        whole(Role::kSharedGate, out_.shared_gate.view(), s, h);
-        whole(Role::kSharedUp, out_.shared_up.view(), s, h);
+        whole(Role::kSharedGate, out_.weights.shared_gate.view(), s, h);
+        whole(Role::kSharedUp, out_.weights.shared_up.view(), s, h);
       }
-      whole(Role::kSharedDown, out_.shared_down.view(), h, s);
+      whole(Role::kSharedDown, out_.weights.shared_down.view(), h, s);
     }
     if (plan_.has(Role::kSharedSwitch)) {
-      out_.shared_switch = Tensor(dtype_, {1, h});
-      whole(Role::kSharedSwitch, out_.shared_switch.view(), 1, h);
+      out_.weights.shared_switch = Tensor(dtype_, {1, h});
+      whole(Role::kSharedSwitch, out_.weights.shared_switch.view(), 1, h);
     }
   }
 

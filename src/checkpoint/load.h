@@ -9,16 +9,7 @@ namespace moe::checkpoint {
 /// Everything the plan consumes. Tensors that the layer does not have are empty (rank 0). Quantised
 /// values are multiplied out in fp32, then all are rounded to the dtype asked for.
 struct LayerContents {
-  OwnedWeights weights;   ///< router [E,H], gate and up [E,I,H], down [E,H,I]: of the dtype
-  Tensor router_bias;     ///< [E] fp32, like all biases
-  Tensor selection_bias;  ///< [E]
-  Tensor gate_bias;       ///< [E,I]
-  Tensor up_bias;         ///< [E,I]
-  Tensor down_bias;       ///< [E,H]
-  Tensor shared_gate;     ///< [S,H], of the dtype like the two after it
-  Tensor shared_up;       ///< [S,H]
-  Tensor shared_down;     ///< [H,S]
-  Tensor shared_switch;   ///< [1,H] of the dtype
+  OwnedWeights weights;  ///< matrices of the dtype, biases of fp32
   /// Whether every value is what the checkpoint stores, without a rounding to the dtype.
   bool exact = true;
 };

@@ -77,15 +77,26 @@ std::vector<Command> add_commands(CLI::App& app) {
   app.require_subcommand(1);
   CLI::App* bench = app.add_subcommand("bench", "Measure levels");
   bench->require_subcommand(1);
-  CLI::App* presets = app.add_subcommand("presets", "Shapes of known models");
+  CLI::App* presets = app.add_subcommand("presets", "Layers of known models");
   presets->require_subcommand(1);
   CLI::App* route = app.add_subcommand("route", "Recorded routes");
   route->require_subcommand(1);
-  return {add_bench_run(*bench),      add_bench_list(*bench), add_bench_compare(*bench),
-          add_bench_history(*bench),  add_verify(app),        add_presets_list(*presets),
-          add_presets_show(*presets), add_route_gen(*route),  add_route_stats(*route),
-          add_route_convert(*route),  add_inspect(app),       add_report(app),
-          add_explain(app),           add_roofline(app),      add_doctor(app)};
+  return {add_bench_run(*bench),
+          add_bench_list(*bench),
+          add_bench_compare(*bench),
+          add_bench_history(*bench),
+          add_verify(app),
+          add_presets_list(*presets),
+          add_presets_show(*presets),
+          add_presets_import(*presets),
+          add_route_gen(*route),
+          add_route_stats(*route),
+          add_route_convert(*route),
+          add_inspect(app),
+          add_report(app),
+          add_explain(app),
+          add_roofline(app),
+          add_doctor(app)};
 }
 
 }  // namespace

@@ -83,15 +83,15 @@ int roofline(const RooflineOptions& options) {
     problem.shape.tokens = tokens;
     const std::int64_t active = std::min(problem.shape.experts, problem.shape.routed_rows());
     const Roof roof = roof_of(problem, active, ceilings);
-    text += fmt::format("  {} {}: {:.3g} GFLOP, {} to move, at least {}, {} bound\n",
-                        name_of(problem.dtype), to_string(problem.shape),
-                        useful_flops(problem.shape) / 1e9,
-                        format_bytes(static_cast<std::uint64_t>(minimum_bytes(problem, active))),
-                        format_microseconds(roof.microseconds), name_of(roof.bound));
+    text +=
+        fmt::format("  {} {}: {:.3g} GFLOP, {} to move, at least {}, {} bound\n",
+                    name_of(problem.dtype), to_string(problem.shape), useful_flops(problem) / 1e9,
+                    format_bytes(static_cast<std::uint64_t>(minimum_bytes(problem, active))),
+                    format_microseconds(roof.microseconds), name_of(roof.bound));
     json["roofs"].push_back({{"tokens", tokens},
                              {"dtype", name_of(problem.dtype)},
                              {"active_experts", active},
-                             {"flops", useful_flops(problem.shape)},
+                             {"flops", useful_flops(problem)},
                              {"bytes", minimum_bytes(problem, active)},
                              {"roof_us", roof.microseconds},
                              {"bound", name_of(roof.bound)}});

@@ -39,7 +39,7 @@ struct GenOptions {
 
 int gen(const GenOptions& options) {
   constexpr std::int64_t kMost = std::numeric_limits<std::int32_t>::max();
-  Shape shape = find_preset(options.preset).shape;
+  Shape shape = find_preset(options.preset).problem.shape;
   if (!options.tokens.empty()) shape.tokens = parse_integer("--tokens", options.tokens, 1, kMost);
   if (!options.experts.empty())
     shape.experts = parse_integer("--experts", options.experts, 1, kMost);

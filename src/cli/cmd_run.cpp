@@ -210,7 +210,7 @@ class Run {
     report.seed = workload_.seed;
     if (workload_.preset != nullptr) {
       report.preset = workload_.preset->name;
-      report.preset_limits = workload_.preset->limits;
+      report.preset_limits = preset_limits();
     }
     if (workload_.checkpoint != nullptr) report.data = workload_.checkpoint->text;
     std::string targets;
@@ -253,10 +253,19 @@ class Run {
     return report;
   }
 
+  /// What of the preset's model is not computed; "" without a preset.
+  [[nodiscard]] std::string preset_limits() const {
+    if (workload_.preset == nullptr) return "";
+    const std::string block = block_options(workload_.preset->problem);
+    if (!workload_.plain || block.empty()) return workload_.preset->limits;
+    return "sizes only, without " + block;
+  }
+
   void add_preset_limits(std::string& notes) const {
-    if (workload_.preset == nullptr || workload_.preset->limits.empty()) return;
+    const std::string limits = preset_limits();
+    if (limits.empty()) return;
     if (!notes.empty()) notes += "; ";
-    notes += fmt::format("{}: {}", workload_.preset->name, workload_.preset->limits);
+    notes += fmt::format("{}: {}", workload_.preset->name, limits);
   }
 
   /// With a file, stdout carries the table beside it (nothing when quiet).

@@ -23,6 +23,7 @@ struct Command {
 [[nodiscard]] Command add_verify(CLI::App& app);
 [[nodiscard]] Command add_presets_list(CLI::App& presets);
 [[nodiscard]] Command add_presets_show(CLI::App& presets);
+[[nodiscard]] Command add_presets_import(CLI::App& presets);
 [[nodiscard]] Command add_inspect(CLI::App& app);
 [[nodiscard]] Command add_route_gen(CLI::App& route);
 [[nodiscard]] Command add_route_stats(CLI::App& route);

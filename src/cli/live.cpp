@@ -1,6 +1,7 @@
 #include "cli/live.h"
 
 #include <algorithm>
+#include <sstream>
 #include <utility>
 
 #include "cli/child.h"
@@ -65,6 +66,8 @@ report::ResultFile LiveComparison::run(const std::string& program, const std::st
     arguments.insert(arguments.end(),
                      {"--thiek", fmt::format("{},{},{},{},{}", shape.tokens, shape.hidden,
                                              shape.intermediate, shape.experts, shape.top_k)});
+    std::istringstream block(block_options(key.problem));
+    for (std::string word; block >> word;) arguments.push_back(word);
   } else {
     arguments.insert(arguments.end(),
                      {"--data", key.data, "--axis", fmt::format("tokens={}", shape.tokens)});

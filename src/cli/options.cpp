@@ -46,12 +46,31 @@ std::string join(const std::vector<std::int64_t>& values) {
   return text;
 }
 
+/// Whether the command line says anything of the block besides sizes and dtype.
+bool sets_block(const WorkloadOptions& options) {
+  return !options.router.empty() || !options.activation.empty() || options.expert_bias ||
+         !options.shared.empty();
+}
+
+/// What the command line says of the block, over what the preset has.
+void apply_block(const WorkloadOptions& options, Problem& problem) {
+  if (!options.router.empty()) problem.router = parse_router(options.router);
+  if (!options.activation.empty()) problem.activation = parse_activation(options.activation);
+  if (options.expert_bias) problem.expert_bias = true;
+  if (!options.shared.empty()) set_shared_expert(problem, options.shared);
+}
+
 }  // namespace
 
 void WorkloadOptions::add_to(CLI::App& command) {
   command.add_option("--preset", preset);
   command.add_option("--thiek", thiek);
   command.add_option("--axis", axis);
+  command.add_option("--router", router);
+  command.add_option("--activation", activation);
+  command.add_flag("--expert-bias", expert_bias);
+  command.add_option("--shared", shared);
+  command.add_flag("--plain", plain);
   command.add_option("--dtype", dtype);
   command.add_option("--backend", backend);
   command.add_option("--threads", threads);
@@ -87,23 +106,33 @@ Workload resolve(const WorkloadOptions& options) {
     MOE_CHECK(workload.skew == "uniform",
               "--skew {} is made by seeded weights; those of --data {} route as they do",
               options.skew, options.data);
+    MOE_CHECK(!sets_block(options) && !options.plain,
+              "--data {} has its own router, activation, biases and shared expert", options.data);
     const std::shared_ptr<CheckpointData> data = open_checkpoint(options.data);
     layer.problem = checkpoint::problem_of(data->config, data->plan, layer.problem.dtype);
     layer.problem.shape.tokens = kCheckpointTokens;
     workload.checkpoint = data;
   } else if (options.thiek.empty()) {
     workload.preset = &find_preset(options.preset.empty() ? "lab" : options.preset);
-    layer.problem.shape = workload.preset->shape;
+    const DType dtype = layer.problem.dtype;
+    layer.problem =
+        options.plain ? Problem{.shape = workload.preset->problem.shape} : workload.preset->problem;
+    layer.problem.dtype = dtype;
+    workload.plain = options.plain;
     if (options.preset.empty() && on_cuda) layer.problem.shape.tokens = kCudaLabTokens;
   } else {
     layer.problem.shape = parse_thiek(options.thiek);
+  }
+  if (sets_block(options)) {
+    apply_block(options, layer.problem);
+    workload.preset = nullptr;  // a layer of its own, told by its sizes
   }
   workload.axis_given = !options.axis.empty();
   workload.tokens = workload.axis_given ? parse_tokens_axis(options.axis)
                                         : std::vector<std::int64_t>{layer.problem.shape.tokens};
   for (const std::int64_t tokens : workload.tokens) {
     layer.problem.shape.tokens = tokens;
-    validate(layer.problem.shape);
+    validate(layer.problem);
     skew.check(layer.problem.shape);
   }
   layer.problem.shape.tokens = workload.tokens.front();
@@ -127,12 +156,15 @@ std::string repro_options(const Workload& workload, const std::string& tokens) {
     text = fmt::format("--data {} --axis tokens={}", shell_word(workload.checkpoint->text),
                        tokens.empty() ? join(workload.tokens) : tokens);
   } else if (workload.preset != nullptr) {
-    text = fmt::format("--preset {} --axis tokens={}", workload.preset->name,
+    text = fmt::format("--preset {}{} --axis tokens={}", workload.preset->name,
+                       workload.plain ? " --plain" : "",
                        tokens.empty() ? join(workload.tokens) : tokens);
   } else {
     text = fmt::format("--thiek {},{},{},{},{}",
                        tokens.empty() ? std::to_string(shape.tokens) : tokens, shape.hidden,
                        shape.intermediate, shape.experts, shape.top_k);
+    const std::string block = block_options(layer.problem);
+    if (!block.empty()) text += " " + block;
     if (tokens.empty() && workload.axis_given) {
       text += fmt::format(" --axis tokens={}", join(workload.tokens));
     }

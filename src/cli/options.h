@@ -17,6 +17,11 @@ struct WorkloadOptions {
   std::string preset;
   std::string thiek;
   std::string axis;
+  std::string router;
+  std::string activation;
+  bool expert_bias = false;
+  std::string shared;
+  bool plain = false;
   std::string dtype;    // "": bf16 on a GPU, fp32 on the CPU
   std::string backend;  // "": cuda where this build and this machine have it, else cpu
   std::string threads = "0";
@@ -40,6 +45,7 @@ struct Workload {
   LayerOptions layer;                                // of the first of `tokens`; no level yet
   std::vector<std::int64_t> tokens;
   bool axis_given = false;
+  bool plain = false;  // of the preset only the sizes
   std::string skew;
   std::uint64_t seed = 0;
 };

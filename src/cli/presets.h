@@ -1,4 +1,4 @@
-// Layer sizes of known models, and what of each model this version does not compute.
+// MoE layers of known models: sizes, router, activation, biases and shared expert.
 #pragma once
 
 #include <string>
@@ -11,13 +11,9 @@ namespace moe::cli {
 
 struct Preset {
   std::string name;
-  Shape shape;             // tokens: what `moe bench run --preset` measures unless told otherwise
-  std::string layers;      // of the model
-  std::string router;      // the model's own
-  std::string shared;      // shared experts; "none"
-  std::string activation;  // the model's own
-  /// What differs from what is computed here; "" when nothing does. Computed for every preset:
-  /// softmax over all experts, top-k, renormalised; SwiGLU; routed experts only.
+  Problem problem;     // tokens: what `moe bench run --preset` measures unless told otherwise
+  std::string layers;  // of the model
+  /// What of the model's block is not computed, or not sure; "" when nothing is.
   std::string limits;
 };
 

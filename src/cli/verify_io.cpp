@@ -64,7 +64,7 @@ ExitCode verify_dump(Workload workload, const std::string& path,
   MOE_CHECK(given.dim(1) == problem.shape.hidden, "{}: x is {}, but H={} in {}", path,
             given.describe(), problem.shape.hidden, workload.checkpoint->text);
   problem.shape.tokens = given.dim(0);
-  validate(problem.shape);
+  validate(problem);
   const Tensor x = convert(dump.x, problem.dtype, path);
   const checkpoint::LayerContents contents = load_weights(*workload.checkpoint, problem);
   MOE_CHECK(

@@ -11,7 +11,7 @@ DeviceTensor::DeviceTensor(Device& device, DType dtype, std::initializer_list<st
 DeviceTensor DeviceTensor::of(Device& device, const TensorView& host) {
   DeviceTensor tensor;
   tensor.view_ = host;
-  if (device.on_host()) return tensor;
+  if (device.on_host() || host.data == nullptr) return tensor;
   tensor.memory_ = device.allocate(host.bytes());
   tensor.view_.data = tensor.memory_.get();
   device.copy_from_host(tensor.view_.data, host.data, host.bytes());
@@ -19,8 +19,25 @@ DeviceTensor DeviceTensor::of(Device& device, const TensorView& host) {
 }
 
 DeviceWeights DeviceWeights::of(Device& device, const Weights& host) {
-  return {DeviceTensor::of(device, host.router), DeviceTensor::of(device, host.gate),
-          DeviceTensor::of(device, host.up), DeviceTensor::of(device, host.down)};
+  DeviceWeights placed;
+  const auto place = [&](const TensorView& tensor) {
+    return placed.tensors_.emplace_back(DeviceTensor::of(device, tensor)).view();
+  };
+  Weights& view = placed.view_;
+  view.router = place(host.router);
+  view.gate = place(host.gate);
+  view.up = place(host.up);
+  view.down = place(host.down);
+  view.router_bias = place(host.router_bias);
+  view.selection_bias = place(host.selection_bias);
+  view.gate_bias = place(host.gate_bias);
+  view.up_bias = place(host.up_bias);
+  view.down_bias = place(host.down_bias);
+  view.shared_gate = place(host.shared_gate);
+  view.shared_up = place(host.shared_up);
+  view.shared_down = place(host.shared_down);
+  view.shared_switch = place(host.shared_switch);
+  return placed;
 }
 
 }  // namespace moe

@@ -3,6 +3,7 @@
 
 #include <initializer_list>
 #include <memory>
+#include <vector>
 
 #include "core/backend.h"
 #include "moe/layer.h"
@@ -27,12 +28,14 @@ class DeviceTensor {
 };
 
 /// The weights of a layer on a device.
-struct DeviceWeights {
-  DeviceTensor router, gate, up, down;
+class DeviceWeights {
+ public:
   [[nodiscard]] static DeviceWeights of(Device& device, const Weights& host);
-  [[nodiscard]] Weights view() const {
-    return {router.view(), gate.view(), up.view(), down.view()};
-  }
+  [[nodiscard]] const Weights& view() const { return view_; }
+
+ private:
+  std::vector<DeviceTensor> tensors_;
+  Weights view_;
 };
 
 }  // namespace moe

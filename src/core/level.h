@@ -30,6 +30,7 @@ struct ExecutionOptions {
 /// What forward gets besides x and y.
 struct Context {
   Arena arena;
+  Routes routes = {};                                 // of Scoring::kGiven, checked
   std::vector<TraceEvent>* trace = nullptr;           // null outside Layer::trace
   const std::function<void()>* after_step = nullptr;  // likewise
 
@@ -42,6 +43,21 @@ struct Context {
   }
 };
 
+/// What a level computes beyond softmax routing renormalised over the chosen experts, and SwiGLU.
+struct Features {
+  bool routers = false;       // every Scoring but kGiven, every setting but weight_on_input
+  bool given_routes = false;  // Scoring::kGiven
+  bool weight_on_input = false;
+  bool activations = false;  // every gated one
+  bool ungated = false;
+  bool expert_bias = false;
+  bool shared_expert = false;  // with and without a switch
+  static constexpr Features all() { return {true, true, true, true, true, true, true}; }
+};
+
+/// "" when `features` are enough for the problem; else a sentence that says what is missing.
+[[nodiscard]] std::string missing_features(const Features& features, const Problem& problem);
+
 class Level {
  public:
   Level() = default;
@@ -49,6 +65,8 @@ class Level {
   Level& operator=(const Level&) = delete;
   virtual ~Level() = default;
 
+  /// Problems that need more are refused before unsupported() is asked.
+  [[nodiscard]] virtual Features features() const { return {}; }
   /// "" when the level can run; else the sentence printed as "skipped: ...".
   [[nodiscard]] virtual std::string unsupported(const Problem&, const ExecutionOptions&) const {
     return {};

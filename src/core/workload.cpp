@@ -4,11 +4,13 @@
 #include <charconv>
 #include <cmath>
 #include <functional>
+#include <limits>
 #include <numeric>
 #include <optional>
 #include <utility>
 
 #include "core/check.h"
+#include "core/expert_set.h"
 #include "core/rng.h"
 #include "core/scalar.h"
 
@@ -24,7 +26,18 @@ enum Stream : std::uint64_t {
   kGammaStream = 8,  // and the two after it
   kHotStream = 11,
   kRouteStream = 12,
-  kInputStream = 16
+  kInputStream = 16,
+  // Inputs are numbered upwards from there; these are far away.
+  kRouterBiasStream = 1 << 20,
+  kSelectionBiasStream,
+  kGateBiasStream,
+  kUpBiasStream,
+  kDownBiasStream,
+  kSharedGateStream,
+  kSharedUpStream,
+  kSharedDownStream,
+  kSharedSwitchStream,
+  kGivenStream
 };
 
 /// Standard deviation of router logits. That of a Gumbel variable, pi/sqrt(6): with Gumbel noise,
@@ -34,6 +47,11 @@ constexpr double kLogitDeviation = 1.2825498301618641;
 /// E[silu(a)^2] for a ~ N(0,1), by numerical integration; with an independent unit up it is the
 /// variance of silu(gate)*up.
 constexpr double kSwiGluVariance = 0.35577552;
+
+/// Standard deviations of biases: of logits and of what the projections give, beside a deviation of 1,
+/// and of scores, which lie between 0 and about 2.
+constexpr double kBiasDeviation = 0.5;
+constexpr double kSelectionBiasDeviation = 0.1;
 
 /// Quantiles of the standard normal at (i + 0.5) / 65536: sixteen random bits pick one. Exact to
 /// the table's resolution and an order of magnitude cheaper than a transform per value.
@@ -225,6 +243,57 @@ std::vector<double> trace_logits(const RouteTrace& trace, std::int64_t token,
   return logits;
 }
 
+/// act for one gate and up value.
+double activate(const Activation& activation, double gate, double up) {
+  switch (activation.kind) {
+    case Activation::Kind::kSwiGLU: {
+      const double limit = activation.limit;
+      const double g = std::min(gate, limit);
+      const double u = std::clamp(up, -limit, limit) + activation.up_offset;
+      return g / (1 + std::exp(-activation.alpha * g)) * u;
+    }
+    case Activation::Kind::kGeGLU:
+      return 0.5 * gate * (1 + std::erf(gate / std::sqrt(2.0))) * up;
+    case Activation::Kind::kReLU2:
+      return up > 0 ? up * up : 0;
+  }
+  return 0;
+}
+
+/// E[act^2] for gate and up ~ N(0, 1), with biases N(0, 1 + kBiasDeviation^2).
+double activation_variance(const Activation& activation, bool biased) {
+  if (activation == Activation{} && !biased) return kSwiGluVariance;
+  const std::vector<float>& normal = normal_quantiles();
+  const double deviation = biased ? std::sqrt(1 + kBiasDeviation * kBiasDeviation) : 1.0;
+  constexpr std::size_t kSteps = 256;
+  double total = 0;
+  for (std::size_t i = 0; i < kSteps; ++i) {
+    for (std::size_t j = 0; j < kSteps; ++j) {
+      const std::size_t step = normal.size() / kSteps;
+      const double act = activate(activation, deviation * normal[i * step + step / 2],
+                                  deviation * normal[j * step + step / 2]);
+      total += act * act;
+    }
+  }
+  return total / (kSteps * kSteps);
+}
+
+/// A score as far as its size goes: logits of chosen experts -> weights before renormalisation.
+double score_of(const Router& router, double logit, double largest, double exponentials) {
+  switch (router.scoring) {
+    case Scoring::kSigmoid:
+      return 1 / (1 + std::exp(-logit));
+    case Scoring::kSqrtSoftplus:
+      return std::sqrt(std::log1p(std::exp(logit)));
+    case Scoring::kSoftmax:
+      return std::exp(logit - largest) / (router.renormalise ? 1 : exponentials);
+    case Scoring::kSparseMixer:
+    case Scoring::kGiven:
+      break;
+  }
+  return std::exp(logit - largest);
+}
+
 double mean_squared_weights(const RouteTrace& trace) {
   double total = 0;
   for (std::int64_t token = 0; token < trace.tokens; ++token) {
@@ -241,9 +310,11 @@ double mean_squared_weights(const RouteTrace& trace) {
 }
 
 /// Mean over tokens of the sum of squared top-k weights, simulated on the distribution of logits
-/// that make_weights and make_input produce.
-double mean_squared_weights(const Shape& shape, std::uint64_t seed,
+/// that make_weights and make_input produce. Groups and biases of the router are left out.
+double mean_squared_weights(const Problem& problem, std::uint64_t seed,
                             const std::vector<double>& bias) {
+  const Shape& shape = problem.shape;
+  const Router& router = problem.router;
   constexpr int kTrials = 256;
   std::vector<double> logits(static_cast<std::size_t>(shape.experts));
   double total = 0;
@@ -256,14 +327,18 @@ double mean_squared_weights(const Shape& shape, std::uint64_t seed,
                             static_cast<std::uint64_t>(trial) * logits.size() + expert);
     }
     std::partial_sort(logits.begin(), logits.begin() + shape.top_k, logits.end(), std::greater<>());
+    double exponentials = 0;
+    for (const double logit : logits) exponentials += std::exp(logit - logits[0]);
     double sum = 0;
     double squares = 0;
     for (std::int64_t slot = 0; slot < shape.top_k; ++slot) {
-      const double weight = std::exp(logits[static_cast<std::size_t>(slot)] - logits[0]);
+      const double weight =
+          score_of(router, logits[static_cast<std::size_t>(slot)], logits[0], exponentials);
       sum += weight;
       squares += weight * weight;
     }
-    total += squares / (sum * sum);
+    const double scale = router.scale * (router.renormalise ? 1 / sum : 1);
+    total += squares * scale * scale;
   }
   return total / kTrials;
 }
@@ -372,26 +447,48 @@ void Skew::check(const Shape& shape) const {
 
 OwnedWeights make_weights(const Problem& problem, std::uint64_t seed, const Skew& skew) {
   const Shape& shape = problem.shape;
-  validate(shape);
+  validate(problem);
   skew.check(shape);
+  const bool traced = skew.kind == Skew::Kind::kTrace;
+  MOE_CHECK(!traced || problem.router == Router{},
+            "skew {}: a trace is replayed through the router softmax, not {}", skew.describe(),
+            to_string(problem.router));
   const auto hidden = static_cast<double>(shape.hidden);
   const auto intermediate = static_cast<double>(shape.intermediate);
-  const bool traced = skew.kind == Skew::Kind::kTrace;
   const std::vector<double> bias = skew_bias(skew, shape, seed);
   const double squared_weights =
-      traced ? mean_squared_weights(*skew.trace) : mean_squared_weights(shape, seed, bias);
-  const double output_variance = intermediate * kSwiGluVariance * squared_weights;
+      traced ? mean_squared_weights(*skew.trace) : mean_squared_weights(problem, seed, bias);
+  const double act_variance = activation_variance(problem.activation, problem.expert_bias);
+  const double output_variance = intermediate * act_variance * squared_weights;
 
-  OwnedWeights weights{
-      .router = Tensor(problem.dtype, {shape.experts, shape.hidden}),
-      .gate = Tensor(problem.dtype, {shape.experts, shape.intermediate, shape.hidden}),
-      .up = Tensor(problem.dtype, {shape.experts, shape.intermediate, shape.hidden}),
-      .down = Tensor(problem.dtype, {shape.experts, shape.hidden, shape.intermediate})};
-  fill_normal(weights.router.view(), seed, kRouterStream,
-              traced ? 0.0 : kLogitDeviation / std::sqrt(hidden));
-  fill_normal(weights.gate.view(), seed, kGateStream, 1.0 / std::sqrt(hidden));
-  fill_normal(weights.up.view(), seed, kUpStream, 1.0 / std::sqrt(hidden));
-  fill_normal(weights.down.view(), seed, kDownStream, 1.0 / std::sqrt(output_variance));
+  OwnedWeights weights;
+  const auto fill = [&](Tensor& tensor, const char* name, std::uint64_t stream, double deviation) {
+    for (const WeightTensor& one : weight_tensors(problem)) {
+      if (std::string_view(name) != one.name) continue;
+      const auto& dims = one.expected.dims;
+      tensor = one.expected.rank == 3   ? Tensor(one.expected.dtype, {dims[0], dims[1], dims[2]})
+               : one.expected.rank == 2 ? Tensor(one.expected.dtype, {dims[0], dims[1]})
+                                        : Tensor(one.expected.dtype, {dims[0]});
+      fill_normal(tensor.view(), seed, stream, deviation);
+    }
+  };
+  const double projection = 1.0 / std::sqrt(hidden);
+  fill(weights.router, "router", kRouterStream, traced ? 0.0 : kLogitDeviation * projection);
+  fill(weights.gate, "gate", kGateStream, projection);
+  fill(weights.up, "up", kUpStream, projection);
+  fill(weights.down, "down", kDownStream, 1.0 / std::sqrt(output_variance));
+  fill(weights.router_bias, "router_bias", kRouterBiasStream, kBiasDeviation);
+  fill(weights.selection_bias, "selection_bias", kSelectionBiasStream, kSelectionBiasDeviation);
+  fill(weights.gate_bias, "gate_bias", kGateBiasStream, kBiasDeviation);
+  fill(weights.up_bias, "up_bias", kUpBiasStream, kBiasDeviation);
+  fill(weights.down_bias, "down_bias", kDownBiasStream, kBiasDeviation);
+  fill(weights.shared_gate, "shared_gate", kSharedGateStream, projection);
+  fill(weights.shared_up, "shared_up", kSharedUpStream, projection);
+  fill(weights.shared_down, "shared_down", kSharedDownStream,
+       1.0 / std::sqrt(static_cast<double>(problem.shared_intermediate) *
+                       activation_variance(problem.activation, false)));
+  fill(weights.shared_switch, "shared_switch", kSharedSwitchStream, projection);
+  if (problem.router.scoring == Scoring::kGiven) return weights;
   for (std::size_t expert = 0; expert < bias.size(); ++expert) {
     set_element(weights.router.view(), static_cast<std::int64_t>(expert) * shape.hidden,
                 bias[expert]);
@@ -400,6 +497,30 @@ OwnedWeights make_weights(const Problem& problem, std::uint64_t seed, const Skew
     set_element(weights.router.view(), expert * shape.hidden + expert, kTraceScale);
   }
   return weights;
+}
+
+OwnedRoutes make_routes(const Shape& shape, std::uint64_t seed, std::uint64_t variant) {
+  OwnedRoutes routes;
+  std::vector<std::int32_t> order(static_cast<std::size_t>(shape.experts));
+  std::uint64_t draw = 0;
+  const auto random = [&] { return random_bits(seed, kGivenStream + variant, draw++); };
+  for (std::int64_t token = 0; token < shape.tokens; ++token) {
+    std::iota(order.begin(), order.end(), 0);
+    const bool one_expert = random() % 16 == 0;
+    float sum = 0;
+    const std::size_t first = routes.weights.size();
+    for (std::size_t slot = 0; slot < static_cast<std::size_t>(shape.top_k); ++slot) {
+      std::swap(order[slot], order[slot + random() % (order.size() - slot)]);
+      const bool unused = random() % 8 == 0;
+      routes.experts.push_back(unused ? -1 : order[one_expert ? 0 : slot]);
+      // What stands beside an unused slot is nobody's to read.
+      routes.weights.push_back(unused ? std::numeric_limits<float>::quiet_NaN()
+                                      : 0.25F + static_cast<float>(random() % 1024) / 1024);
+      if (!unused) sum += routes.weights.back();
+    }
+    for (std::size_t i = first; i < routes.weights.size(); ++i) routes.weights[i] /= sum;
+  }
+  return routes;
 }
 
 Tensor make_input(const Problem& problem, std::uint64_t seed, std::uint64_t variant,

@@ -43,17 +43,35 @@ struct Skew {
 /// the distribution of its logits without making weights and inputs. Not for kTrace.
 [[nodiscard]] RouteTrace draw_routes(const Shape& shape, std::uint64_t seed, const Skew& skew);
 
-/// Weights in the stored layout of moe::Weights, owned.
+/// Weights in the stored layout of moe::Weights, owned; tensors a problem does not have are empty.
 struct OwnedWeights {
-  Tensor router, gate, up, down;
+  Tensor router = {}, gate = {}, up = {}, down = {};
+  Tensor router_bias = {}, selection_bias = {};
+  Tensor gate_bias = {}, up_bias = {}, down_bias = {};
+  Tensor shared_gate = {}, shared_up = {}, shared_down = {}, shared_switch = {};
   [[nodiscard]] Weights view() const {
-    return {router.view(), gate.view(), up.view(), down.view()};
+    return {router.view(),       gate.view(),           up.view(),        down.view(),
+            router_bias.view(),  selection_bias.view(), gate_bias.view(), up_bias.view(),
+            down_bias.view(),    shared_gate.view(),    shared_up.view(), shared_down.view(),
+            shared_switch.view()};
   }
 };
 
-/// Normal weights scaled so that gate, up and y have unit variance for x ~ N(0,1).
+/// Normal weights scaled so that gate, up and what the routed experts give have unit variance for x ~
+/// N(0,1), and what the shared expert gives without its switch has. Biases are a tenth to half of that.
 [[nodiscard]] OwnedWeights make_weights(const Problem& problem, std::uint64_t seed,
                                         const Skew& skew = {});
+/// Experts and weights for Scoring::kGiven, owned.
+struct OwnedRoutes {
+  std::vector<std::int32_t> experts;  // [T,K]
+  std::vector<float> weights;         // [T,K]
+  [[nodiscard]] Routes view() const { return {experts.data(), weights.data()}; }
+};
+/// Random ones for every row: distinct experts with weights that sum to 1; one slot in eight is not
+/// used, one row in sixteen takes one expert in all slots.
+[[nodiscard]] OwnedRoutes make_routes(const Shape& shape, std::uint64_t seed,
+                                      std::uint64_t variant);
+
 /// x[T,H] ~ N(0,1). `variant` numbers independent inputs of one seed.
 [[nodiscard]] Tensor make_input(const Problem& problem, std::uint64_t seed, std::uint64_t variant,
                                 const Skew& skew = {});

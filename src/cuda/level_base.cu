@@ -15,6 +15,15 @@ std::string CudaLevel::unsupported(const Problem& problem, const ExecutionOption
   if (shape.routed_rows() > INT32_MAX) {
     return fmt::format("{} routed rows exceed 32-bit row numbers", shape.routed_rows());
   }
+  const Router& router = problem.router;
+  if (router != Router{} && shape.top_k > kMostRuleChoices) {
+    return fmt::format("router {} chooses at most {} experts, not {}", to_string(router),
+                       kMostRuleChoices, shape.top_k);
+  }
+  if (router.groups > kMostRuleGroups) {
+    return fmt::format("the routing kernels hold at most {} groups, not {}", kMostRuleGroups,
+                       router.groups);
+  }
   return {};
 }
 
@@ -44,11 +53,12 @@ void CudaLevel::router_product(const TensorView& x, std::int64_t first_token, st
 void CudaLevel::choose(std::int64_t tokens, const Routing& out, cudaStream_t stream) {
   const Shape& shape = problem_.shape;
   if (out.permutation.expert_offsets == nullptr) {
-    softmax_top_k(out.logits, tokens, shape.experts, shape.top_k, out.topk_idx, out.topk_weights,
-                  stream);
+    choose_experts(RouterRule::of(problem_.router, weights_), out.logits, tokens, shape.experts,
+                   shape.top_k, out.topk_idx, out.topk_weights, stream);
   } else {
     route_rows(out.logits, tokens, shape.experts, shape.top_k, out.topk_idx, out.topk_weights,
-               out.permutation, device_->facts(), stream);
+               out.permutation, device_->facts(), stream,
+               RouterRule::of(problem_.router, weights_));
   }
 }
 

@@ -12,15 +12,16 @@
 
 namespace moe::reference {
 
-/// K experts of one token and their weights.
+/// The experts of one token and their weights: K, of given routes those that are used.
 struct Choice {
-  std::vector<std::int64_t> experts;     // [K], descending logit, lowest index first among equals
-  std::vector<double> weights;           // [K], sums to 1
-  std::vector<double> weight_variances;  // [K], of the weights' rounding errors
+  std::vector<std::int64_t> experts;     // descending score, lowest index first among equals
+  std::vector<double> weights;           // what each multiplies
+  std::vector<double> weight_variances;  // of the weights' rounding errors
 };
 
-/// Routing of one token. More than one choice only when the logits around rank K lie closer
-/// together than fp32 can tell apart; the first choice is that of the fp64 logits.
+/// Routing of one token. More than one choice only when scores around rank K (or those of groups
+/// around the last kept, or logits at the threshold of sparsemixer) lie closer together than fp32 can
+/// tell apart; the first choice is that of the fp64 logits.
 struct Route {
   std::vector<Choice> choices;
 };
@@ -28,9 +29,30 @@ struct Route {
 /// At most this many choices of a tied token are kept, nearest to the fp64 order first.
 inline constexpr std::size_t kMaxChoices = 32;
 
-/// Routes of all rows of x[T',H].
-[[nodiscard]] std::vector<Route> route(const Problem& problem, const TensorView& router,
-                                       const TensorView& x);
+/// Routes of all rows of x[T',H]; `given` those of Scoring::kGiven.
+[[nodiscard]] std::vector<Route> route(const Problem& problem, const Weights& weights,
+                                       const TensorView& x, const Routes& given = {});
+
+/// A logit with the variance of its rounding error.
+struct Logit {
+  double value = 0;
+  double variance = 0;
+};
+
+/// Route of one token from its E logits. Split from route() for routers' textbook values.
+[[nodiscard]] Route route_logits(const Problem& problem, const Weights& weights,
+                                 std::vector<Logit> logits);
+
+/// act = f(gate, up) and what an error of gate or up does to it.
+struct ActivationValue {
+  double value = 0;
+  double by_gate = 0;      // df/dgate
+  double by_up = 0;        // df/dup
+  double mixed = 0;        // d²f/dgate dup
+  double by_up_twice = 0;  // d²f/dup² over 2, squared: of the square of up's error
+};
+[[nodiscard]] ActivationValue activation_value(const Activation& activation, double gate,
+                                               double up);
 
 /// What y must be for one token and one choice.
 struct Answer {

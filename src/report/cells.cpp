@@ -218,8 +218,14 @@ std::string source_text(const Report& report) {
 }
 
 std::string problem_text(const Report& report, const Problem& problem) {
-  return fmt::format("{}{} {}  {}  skew {}  seed {}", source_text(report), name_of(report.backend),
-                     name_of(problem.dtype), to_string(problem.shape), report.skew, report.seed);
+  return fmt::format("{}{} {}  {}{}  skew {}  seed {}", source_text(report),
+                     name_of(report.backend), name_of(problem.dtype), to_string(problem.shape),
+                     block_text(problem), report.skew, report.seed);
+}
+
+std::string block_text(const Problem& problem) {
+  const std::string block = block_options(problem);
+  return block.empty() ? "" : "  " + block;
 }
 
 std::vector<Footer> footers(const Report& report, const std::vector<ReportRow>& rows) {

@@ -29,6 +29,8 @@ namespace moe::report {
 [[nodiscard]] std::string source_text(const Report& report);
 /// "cpu fp32  T=256 H=1024 ...  skew uniform, seed 0"
 [[nodiscard]] std::string problem_text(const Report& report, const Problem& problem);
+/// What the problem has beyond sizes and dtype, after two spaces; "" when nothing.
+[[nodiscard]] std::string block_text(const Problem& problem);
 /// "cold caches, eager launches" of the rows; what differs between them is left out.
 [[nodiscard]] std::string conditions_text(const std::vector<ReportRow>& rows);
 

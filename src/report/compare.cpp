@@ -169,6 +169,10 @@ std::string label_of(const ResultRow& row, const std::vector<RowKey>& all) {
   if (differ([](const RowKey& one) { return one.problem.dtype; })) {
     text += fmt::format(" {}", name_of(key.problem.dtype));
   }
+  if (differ([](const RowKey& one) { return block_options(one.problem); })) {
+    const std::string block = block_options(key.problem);
+    text += " " + (block.empty() ? "plain" : block);
+  }
   if (differ([](const RowKey& one) { return one.backend; })) text += " " + key.backend;
   if (differ([](const RowKey& one) { return one.launch; })) text += " " + key.launch;
   if (differ([](const RowKey& one) { return one.cache; })) text += " " + key.cache;

@@ -8,6 +8,7 @@
 
 #include "core/check.h"
 #include "core/text.h"
+#include "report/cells.h"
 #include "report/html_charts.h"
 #include "report/svg.h"
 
@@ -157,8 +158,8 @@ std::string row_html(const ChartRow& row, const std::vector<ChartRow>& all) {
   facts.add("what it does", row.text("technique"));
   facts.add("reason", row.row->reason);
   facts.add("problem",
-            fmt::format("{} {}, {}, skew {}, seed {}", key.backend, name_of(key.problem.dtype),
-                        to_string(key.problem.shape), key.skew, key.seed));
+            fmt::format("{} {}, {}{}, skew {}, seed {}", key.backend, name_of(key.problem.dtype),
+                        to_string(key.problem.shape), block_text(key.problem), key.skew, key.seed));
   if (row.timed()) {
     const RowTimes& times = row.row->times;
     facts.add("conditions", fmt::format("{} launches, {} caches, {} threads, {}", key.launch,
@@ -259,8 +260,8 @@ std::string section(const ResultFile& file) {
   for (const std::vector<ChartRow>& group : problems) {
     const RowKey& key = group.front().row->key;
     const std::string title =
-        fmt::format("{} {}, {}, skew {}", key.backend, name_of(key.problem.dtype),
-                    to_string(key.problem.shape), key.skew);
+        fmt::format("{} {}, {}{}, skew {}", key.backend, name_of(key.problem.dtype),
+                    to_string(key.problem.shape), block_text(key.problem), key.skew);
     html += problems.size() == 1
                 ? fmt::format("<h3>{}</h3>{}", escape_html(title), problem_cards(group))
                 : fmt::format("<details{}><summary>{}</summary>{}</details>",

@@ -251,7 +251,7 @@ std::string roofline_chart(const std::vector<ChartRow>& rows, const Json& ceilin
   for (const ChartRow& row : rows) {
     const std::optional<double> active = row.number("active_experts");
     if (!row.timed() || !active) continue;
-    const double flops = useful_flops(row.row->key.problem.shape);
+    const double flops = useful_flops(row.row->key.problem);
     const double bytes = minimum_bytes(row.row->key.problem, static_cast<std::int64_t>(*active));
     places.push_back({&row, flops / bytes, flops / (row.row->times.median_us * 1e3)});
   }

@@ -151,6 +151,7 @@ Json row_json(const Report& report, const ReportRow& row) {
           {"intermediate", shape.intermediate},
           {"experts", shape.experts},
           {"top_k", shape.top_k},
+          {"block", block_options(bench.problem)},
           {"skew", report.skew},
           {"seed", report.seed},
           {"active_experts", bench.active_experts > 0 ? Json(bench.active_experts) : Json(nullptr)},

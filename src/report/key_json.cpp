@@ -16,6 +16,7 @@ Json key_json(const ResultRow& row) {
           {"intermediate", shape.intermediate},
           {"experts", shape.experts},
           {"top_k", shape.top_k},
+          {"block", block_options(row.key.problem)},
           {"launch", row.key.launch},
           {"cache", row.key.cache},
           {"skew", row.key.skew},

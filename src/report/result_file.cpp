@@ -34,8 +34,9 @@ RowKey key_of(const Json& row) {
                        .intermediate = row.at("intermediate").get<std::int64_t>(),
                        .experts = row.at("experts").get<std::int64_t>(),
                        .top_k = row.at("top_k").get<std::int64_t>()};
-  validate(key.problem.shape);
   key.problem.dtype = parse_dtype(row.at("dtype").get<std::string>());
+  set_block_options(key.problem, value_or<std::string>(row, "block", ""));
+  validate(key.problem);
   key.backend = name_of(parse_backend(row.at("backend").get<std::string>()));
   // Before these fields existed only the CPU was measured: hot, call by call.
   key.launch = value_or<std::string>(row, "launch", "eager");

@@ -197,11 +197,11 @@ std::string scale_tables(const Report& report, const Paint& paint) {
   const std::vector<LevelInfo> levels = levels_of(report);
   std::vector<Footer> notes = failures(report);
   const Problem& problem = report.rows.front().bench.problem;
-  std::string text =
-      fmt::format("{}  {}{} {}  H={} I={} E={} K={}  skew {}  seed {}\n\n",
-                  paint.bold(report.suite), source_text(report), name_of(report.backend),
-                  name_of(problem.dtype), problem.shape.hidden, problem.shape.intermediate,
-                  problem.shape.experts, problem.shape.top_k, report.skew, report.seed);
+  std::string text = fmt::format(
+      "{}  {}{} {}  H={} I={} E={} K={}{}  skew {}  seed {}\n\n", paint.bold(report.suite),
+      source_text(report), name_of(report.backend), name_of(problem.dtype), problem.shape.hidden,
+      problem.shape.intermediate, problem.shape.experts, problem.shape.top_k, block_text(problem),
+      report.skew, report.seed);
   text += paint.dim("median time of a forward") + "\n";
   text += scale_block(report, levels, scale_cell, paint) + "\n";
   const bool of_twin = have_twin(report.rows);
@@ -239,10 +239,10 @@ std::string decode_tables(const Report& report, const Paint& paint) {
 std::string myth_tables(const Report& report, const Paint& paint) {
   const Problem& problem = report.rows.front().bench.problem;
   std::string text =
-      fmt::format("{}  {} {}  H={} I={} E={} K={}  skew {}  seed {}\n\n", paint.bold(report.suite),
-                  name_of(report.backend), name_of(problem.dtype), problem.shape.hidden,
-                  problem.shape.intermediate, problem.shape.experts, problem.shape.top_k,
-                  report.skew, report.seed);
+      fmt::format("{}  {} {}  H={} I={} E={} K={}{}  skew {}  seed {}\n\n",
+                  paint.bold(report.suite), name_of(report.backend), name_of(problem.dtype),
+                  problem.shape.hidden, problem.shape.intermediate, problem.shape.experts,
+                  problem.shape.top_k, block_text(problem), report.skew, report.seed);
   text += render_myths(report.myths, kWidth) + "\n";
   return text + footer_lines(footers(report, {}), paint);
 }

@@ -2,9 +2,11 @@
 
 #include <algorithm>
 #include <array>
+#include <memory>
 
 #include "core/backend.h"
 #include "core/check.h"
+#include "core/expert_set.h"
 #include "core/isa.h"
 #include "core/rng.h"
 #include "core/threads.h"
@@ -76,38 +78,84 @@ Skew pick_skew(Dice& dice) {
   }
 }
 
+/// A router that the shape allows.
+Router pick_router(Dice& dice, const Shape& shape) {
+  constexpr std::array<Scoring, 5> kScorings = {Scoring::kSoftmax, Scoring::kSigmoid,
+                                                Scoring::kSqrtSoftplus, Scoring::kSparseMixer,
+                                                Scoring::kGiven};
+  Router router{.scoring = dice.pick(kScorings)};
+  router.renormalise = false;
+  if (router.scoring == Scoring::kGiven) return router;
+  constexpr std::array<float, 3> kScales = {1, 2.5F, 0.75F};
+  router.scale = dice.pick(kScales);
+  router.bias = dice.one_in(3);
+  router.weight_on_input = dice.one_in(4);
+  if (router.scoring == Scoring::kSparseMixer) return router;
+  router.renormalise = dice.one_in(2);
+  router.selection_bias = router.scoring != Scoring::kSoftmax && dice.one_in(2);
+  for (const std::int64_t groups : {8, 5, 4, 3, 2}) {
+    if (shape.experts % groups != 0 || !dice.one_in(2)) continue;
+    const std::int64_t size = shape.experts / groups;
+    const std::int64_t least = (shape.top_k + size - 1) / size;
+    router.groups = groups;
+    router.top_groups = least + dice.below(groups - least + 1);
+    break;
+  }
+  return router;
+}
+
+/// What real models have beyond softmax routing and SwiGLU: half of the cases have none of it.
+void pick_block(Dice& dice, Problem& problem) {
+  if (dice.one_in(2)) return;
+  if (!dice.one_in(3)) problem.router = pick_router(dice, problem.shape);
+  constexpr std::array<const char*, 5> kActivations = {"swiglu", "swiglu,alpha=1.702,limit=7,up=1",
+                                                       "swiglu,limit=0.5", "geglu", "relu2"};
+  problem.activation = parse_activation(dice.pick(kActivations));
+  problem.expert_bias = dice.one_in(3);
+  if (dice.one_in(2)) {
+    // One routed expert wide, several, and with a narrower last part.
+    const std::int64_t width = problem.shape.intermediate;
+    const std::array<std::int64_t, 4> widths = {width, 2 * width, width + (width + 1) / 2,
+                                                (width + 2) / 3};
+    problem.shared_intermediate = dice.pick(widths);
+    problem.shared_switch = !problem.router.weight_on_input && dice.one_in(2);
+  }
+}
+
 std::string level_flags(const FuzzCase& fuzz_case, Backend backend) {
   const Shape& shape = fuzz_case.problem.shape;
+  const std::string block = block_options(fuzz_case.problem);
   return fmt::format(
-      "--backend {} --thiek {},{},{},{},{} --dtype {} --seed {} --skew {} --threads {} --isa {}",
+      "--backend {} --thiek {},{},{},{},{}{} --dtype {} --seed {} --skew {} --threads {} --isa {}",
       name_of(backend), shape.tokens, shape.hidden, shape.intermediate, shape.experts, shape.top_k,
-      name_of(fuzz_case.problem.dtype), fuzz_case.seed, fuzz_case.skew.describe(),
-      fuzz_case.threads, fuzz_case.isa);
+      (block.empty() ? "" : " ") + block, name_of(fuzz_case.problem.dtype), fuzz_case.seed,
+      fuzz_case.skew.describe(), fuzz_case.threads, fuzz_case.isa);
 }
 
 /// Weights between canaries, and the same where the device computes.
 class GuardedWeights {
  public:
-  GuardedWeights(Device& device, const OwnedWeights& originals, std::int64_t offset_elements)
-      : host_{GuardedTensor(originals.router.view(), offset_elements),
-              GuardedTensor(originals.gate.view(), offset_elements),
-              GuardedTensor(originals.up.view(), offset_elements),
-              GuardedTensor(originals.down.view(), offset_elements)},
-        placed_{GuardedMirror(device, host_[0]), GuardedMirror(device, host_[1]),
-                GuardedMirror(device, host_[2]), GuardedMirror(device, host_[3])} {}
-  [[nodiscard]] Weights view() const {
-    return {placed_[0].view(), placed_[1].view(), placed_[2].view(), placed_[3].view()};
+  GuardedWeights(Device& device, const Problem& problem, const OwnedWeights& originals,
+                 std::int64_t offset_elements) {
+    const Weights given = originals.view();
+    for (const WeightTensor& tensor : weight_tensors(problem)) {
+      host_.push_back(std::make_unique<GuardedTensor>(given.*tensor.view, offset_elements));
+      placed_.emplace_back(device, *host_.back());
+      view_.*tensor.view = placed_.back().view();
+    }
   }
+  [[nodiscard]] const Weights& view() const { return view_; }
   [[nodiscard]] std::int64_t damaged_bytes() {
     std::int64_t damaged = 0;
     for (GuardedMirror& placed : placed_) placed.download();
-    for (const GuardedTensor& tensor : host_) damaged += tensor.damaged_bytes();
+    for (const auto& tensor : host_) damaged += tensor->damaged_bytes();
     return damaged;
   }
 
  private:
-  std::array<GuardedTensor, 4> host_;
-  std::array<GuardedMirror, 4> placed_;
+  std::vector<std::unique_ptr<GuardedTensor>> host_;
+  std::vector<GuardedMirror> placed_;
+  Weights view_;
 };
 
 /// A library below a level may be bound to one instruction set for the life of the process; a level
@@ -126,7 +174,7 @@ Layer create(LayerOptions options, const Weights& weights) {
 std::string verify_level(const std::string& level, const FuzzCase& fuzz_case,
                          const OwnedWeights& originals, Device& device, Backend backend,
                          LayerCheck& check, FuzzResult& result) {
-  GuardedWeights weights(device, originals, fuzz_case.offset_elements);
+  GuardedWeights weights(device, fuzz_case.problem, originals, fuzz_case.offset_elements);
   const LayerOptions options{.level = level,
                              .backend = backend,
                              .problem = fuzz_case.problem,
@@ -177,6 +225,7 @@ FuzzCase make_fuzz_case(std::uint64_t seed) {
   result.threads = static_cast<int>(1 + dice.below(usable_threads() + 1));
   result.isa = name_of(dice.pick(available_isas()));
   result.offset_elements = dice.one_in(4) ? 1 + dice.below(7) : 0;
+  pick_block(dice, result.problem);
   return result;
 }
 

@@ -26,28 +26,52 @@ std::int64_t written_elements(const TensorView& y, std::int64_t first) {
   return written;
 }
 
+/// Routes where a device computes: copies in its memory, or the host's own.
+class PlacedRoutes {
+ public:
+  PlacedRoutes(Device& device, const OwnedRoutes& host) : view_(host.view()) {
+    if (device.on_host() || host.experts.empty()) return;
+    const auto place = [&](const auto& values) {
+      const std::size_t bytes = values.size() * sizeof(values[0]);
+      memory_.push_back(device.allocate(bytes));
+      device.copy_from_host(memory_.back().get(), values.data(), bytes);
+      return memory_.back().get();
+    };
+    view_ = {static_cast<const std::int32_t*>(place(host.experts)),
+             static_cast<const float*>(place(host.weights))};
+  }
+  [[nodiscard]] const Routes& view() const { return view_; }
+
+ private:
+  std::vector<std::shared_ptr<void>> memory_;
+  Routes view_;
+};
+
 }  // namespace
 
-LayerCheck::Input::Input(const Problem& problem, const Weights& weights, Tensor x,
-                         std::uint64_t seed, std::int64_t offset_elements)
-    : original(std::move(x)),
+LayerCheck::Input::Input(const Problem& problem, const Weights& weights, const Skew& skew,
+                         std::uint64_t seed, std::uint64_t variant, std::int64_t offset_elements)
+    : original(make_input(problem, seed, variant, skew)),
       given(original.view(), offset_elements),
-      oracle(problem, weights, original.view(), {.sample_seed = seed}) {}
+      routes(problem.router.scoring == Scoring::kGiven ? make_routes(problem.shape, seed, variant)
+                                                       : OwnedRoutes{}),
+      oracle(problem, weights, original.view(), {.sample_seed = seed, .routes = routes.view()}) {}
 
 LayerCheck::LayerCheck(const Problem& problem, const Weights& weights, std::uint64_t seed,
                        const Skew& skew, std::int64_t offset_elements)
     : problem_(problem),
       weights_(weights),
       seed_(seed),
-      inputs_{Input(problem, weights, make_input(problem, seed, 0, skew), seed, offset_elements),
-              Input(problem, weights, make_input(problem, seed, 1, skew), seed, offset_elements)},
+      inputs_{Input(problem, weights, skew, seed, 0, offset_elements),
+              Input(problem, weights, skew, seed, 1, offset_elements)},
       y_(inputs_[0].original.view(), offset_elements) {}
 
 const Oracle& LayerCheck::oracle(Input& input, Operands operands) {
   if (operands == Operands::kAsStored) return input.oracle;
   if (!input.fp8_oracle) {
-    input.fp8_oracle.emplace(problem_, weights_, input.original.view(),
-                             OracleOptions{.sample_seed = seed_, .operands = operands});
+    input.fp8_oracle.emplace(
+        problem_, weights_, input.original.view(),
+        OracleOptions{.sample_seed = seed_, .operands = operands, .routes = input.routes.view()});
   }
   return *input.fp8_oracle;
 }
@@ -106,10 +130,19 @@ VerifyResult LayerCheck::run(Layer& layer) {
   GuardedMirror y(*device, y_);
   std::array<GuardedMirror, 2> x = {GuardedMirror(*device, inputs_[0].given),
                                     GuardedMirror(*device, inputs_[1].given)};
+  const bool routed = problem_.router.scoring == Scoring::kGiven;
+  std::array<PlacedRoutes, 2> routes = {PlacedRoutes(*device, inputs_[0].routes),
+                                        PlacedRoutes(*device, inputs_[1].routes)};
   const auto forward = [&](const TensorView& host_x, const TensorView& host_y) {
-    GuardedMirror& input = host_x.data == inputs_[0].given.view().data ? x[0] : x[1];
+    const std::size_t which = host_x.data == inputs_[0].given.view().data ? 0 : 1;
+    GuardedMirror& input = x[which];
+    const TensorView rows = input.view().first_rows(host_x.dim(0));
     y.upload();
-    layer.forward(input.view().first_rows(host_x.dim(0)), y.view().first_rows(host_y.dim(0)));
+    if (routed) {
+      layer.forward(rows, y.view().first_rows(host_y.dim(0)), routes[which].view());
+    } else {
+      layer.forward(rows, y.view().first_rows(host_y.dim(0)));
+    }
     y.download();
     input.download();
   };

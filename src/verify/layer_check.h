@@ -32,10 +32,11 @@ class LayerCheck {
   struct Input {
     Tensor original;  // what `given` must still hold after a forward
     GuardedTensor given;
+    OwnedRoutes routes;  // of Scoring::kGiven
     Oracle oracle;
     std::optional<Oracle> fp8_oracle;  // made when the first layer of such operands comes
-    Input(const Problem& problem, const Weights& weights, Tensor x, std::uint64_t seed,
-          std::int64_t offset_elements);
+    Input(const Problem& problem, const Weights& weights, const Skew& skew, std::uint64_t seed,
+          std::uint64_t variant, std::int64_t offset_elements);
   };
 
   /// One forward of the first `rows` rows of an input into a poisoned y.

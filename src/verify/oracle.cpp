@@ -6,6 +6,7 @@
 
 #include "core/check.h"
 #include "core/dispatch.h"
+#include "core/expert_set.h"
 #include "core/rng.h"
 #include "moe/verify.h"
 #include "reference/reference.h"
@@ -155,20 +156,20 @@ Oracle::Oracle(const Problem& problem, const Weights& weights, const TensorView&
                const OracleOptions& options)
     : state_(std::make_unique<State>()) {
   const Shape& shape = problem.shape;
-  validate(shape);
+  validate(problem);
   const std::int64_t rows = x.rank == 2 ? x.dim(0) : -1;
   MOE_CHECK(rows <= shape.tokens, "oracle: x has {} rows, but the problem has tokens={}", rows,
             shape.tokens);
   check("x", x, TensorView(nullptr, problem.dtype, {rows, shape.hidden}));
-  check("weights.router", weights.router,
-        TensorView(nullptr, problem.dtype, {shape.experts, shape.hidden}));
-  const TensorView up(nullptr, problem.dtype, {shape.experts, shape.intermediate, shape.hidden});
-  check("weights.gate", weights.gate, up);
-  check("weights.up", weights.up, up);
-  check("weights.down", weights.down,
-        TensorView(nullptr, problem.dtype, {shape.experts, shape.hidden, shape.intermediate}));
+  for (const WeightTensor& tensor : weight_tensors(problem)) {
+    check((std::string("weights.") + tensor.name).c_str(), weights.*tensor.view, tensor.expected);
+  }
+  MOE_CHECK(problem.router.scoring != Scoring::kGiven || rows == 0 ||
+                (options.routes.experts != nullptr && options.routes.weights != nullptr),
+            "oracle: the problem's routes are given, but OracleOptions::routes is empty");
 
-  const std::vector<reference::Route> routes = reference::route(problem, weights.router, x);
+  const std::vector<reference::Route> routes =
+      reference::route(problem, weights, x, options.routes);
   state_->problem = problem;
   state_->rows = rows;
   state_->tokens_per_expert.resize(static_cast<std::size_t>(shape.experts));

@@ -40,7 +40,7 @@ TEST(Bench, MeasuresLevelsSideBySide) {
     EXPECT_GT(row.min_us, 0);
     EXPECT_LE(row.min_us, row.median_us);
     EXPECT_LE(row.median_us, row.p95_us);
-    EXPECT_NEAR(row.gflops, useful_flops(row.problem.shape) / row.median_us / 1e3, 1e-9);
+    EXPECT_NEAR(row.gflops, useful_flops(row.problem) / row.median_us / 1e3, 1e-9);
     EXPECT_NEAR(row.ceiling_fraction, row.roof_us / row.median_us, 1e-12);
     EXPECT_NEAR(*row.speedup_vs_first, result.rows[0].median_us / row.median_us, 1e-9);
     EXPECT_GE(row.active_experts, 2);
@@ -186,13 +186,11 @@ TEST(Roof, IsTheLargerOfArithmeticAndTraffic) {
       .shape = {.tokens = 512, .hidden = 1024, .intermediate = 2048, .experts = 8, .top_k = 2}};
   const Roof many = roof_of(problem, 8, ceilings);
   EXPECT_EQ(many.bound, Bound::kCompute);
-  EXPECT_NEAR(many.microseconds, useful_flops(problem.shape) / 100e3, 1e-6);
+  EXPECT_NEAR(many.microseconds, useful_flops(problem) / 100e3, 1e-6);
   problem.dtype = DType::kBF16;
-  EXPECT_NEAR(roof_of(problem, 8, ceilings).microseconds, useful_flops(problem.shape) / 200e3,
-              1e-6);
+  EXPECT_NEAR(roof_of(problem, 8, ceilings).microseconds, useful_flops(problem) / 200e3, 1e-6);
   ceilings.bf16_gflops.reset();  // no such instruction: the fp32 peak counts
-  EXPECT_NEAR(roof_of(problem, 8, ceilings).microseconds, useful_flops(problem.shape) / 100e3,
-              1e-6);
+  EXPECT_NEAR(roof_of(problem, 8, ceilings).microseconds, useful_flops(problem) / 100e3, 1e-6);
   problem.shape.tokens = 1;
   const Roof one = roof_of(problem, 2, ceilings);
   EXPECT_EQ(one.bound, Bound::kMemory);

@@ -29,9 +29,9 @@ Checkpoint in_memory(const Bytes& bytes) {
 }
 
 void expect_shared(const LayerContents& contents, const Block& b) {
-  EXPECT_EQ(floats(contents.shared_gate), b.shared_gate);
-  EXPECT_EQ(floats(contents.shared_up), b.shared_up);
-  EXPECT_EQ(floats(contents.shared_down), b.shared_down);
+  EXPECT_EQ(floats(contents.weights.shared_gate), b.shared_gate);
+  EXPECT_EQ(floats(contents.weights.shared_up), b.shared_up);
+  EXPECT_EQ(floats(contents.weights.shared_down), b.shared_down);
 }
 
 /// Plans and loads; every size is another, and none is a multiple of a block.
@@ -64,8 +64,8 @@ TEST(Layouts, Mixtral) {
     const Loaded loaded = load(file, Layout::kMixtral, b, dtype);
     expect_experts(loaded.contents, b);
     EXPECT_TRUE(loaded.contents.exact);
-    EXPECT_EQ(loaded.contents.selection_bias.view().rank, 0);
-    EXPECT_EQ(loaded.contents.shared_gate.view().rank, 0);
+    EXPECT_EQ(loaded.contents.weights.selection_bias.view().rank, 0);
+    EXPECT_EQ(loaded.contents.weights.shared_gate.view().rank, 0);
     EXPECT_EQ(loaded.contents.weights.gate.view().dtype, dtype);
   }
 }
@@ -112,7 +112,7 @@ TEST(Layouts, DeepSeekHasSelectionBiasAndSharedExperts) {
   EXPECT_EQ(loaded.plan.shared, 5);
   expect_experts(loaded.contents, b);
   expect_shared(loaded.contents, b);
-  EXPECT_EQ(floats(loaded.contents.selection_bias), b.selection_bias);
+  EXPECT_EQ(floats(loaded.contents.weights.selection_bias), b.selection_bias);
 }
 
 TEST(Layouts, FusedWithGateRowsFirst) {
@@ -122,7 +122,7 @@ TEST(Layouts, FusedWithGateRowsFirst) {
   const Loaded loaded = load(file, Layout::kFused, b);
   expect_experts(loaded.contents, b);
   expect_shared(loaded.contents, b);
-  EXPECT_EQ(floats(loaded.contents.shared_switch), b.shared_switch);
+  EXPECT_EQ(floats(loaded.contents.weights.shared_switch), b.shared_switch);
 }
 
 TEST(Layouts, Llama4IsTransposed) {
@@ -135,10 +135,10 @@ TEST(Layouts, Llama4IsTransposed) {
 }
 
 void expect_gpt_oss_biases(const LayerContents& contents, const Block& b) {
-  EXPECT_EQ(floats(contents.router_bias), b.router_bias);
-  EXPECT_EQ(floats(contents.gate_bias), b.gate_bias);
-  EXPECT_EQ(floats(contents.up_bias), b.up_bias);
-  EXPECT_EQ(floats(contents.down_bias), b.down_bias);
+  EXPECT_EQ(floats(contents.weights.router_bias), b.router_bias);
+  EXPECT_EQ(floats(contents.weights.gate_bias), b.gate_bias);
+  EXPECT_EQ(floats(contents.weights.up_bias), b.up_bias);
+  EXPECT_EQ(floats(contents.weights.down_bias), b.down_bias);
 }
 
 TEST(Layouts, GptOssInBf16IsTransposedAndInTurn) {

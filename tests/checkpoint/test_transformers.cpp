@@ -74,10 +74,10 @@ class Model {
       add(y, run_expert(static_cast<std::int64_t>(expert), input), scale_input ? 1 : weight);
     }
     if (plan_.shared > 0) {
-      const Row gate = times(contents_.shared_gate, 0, plan_.shared, x);
-      Row act = times(contents_.shared_up, 0, plan_.shared, x);
+      const Row gate = times(contents_.weights.shared_gate, 0, plan_.shared, x);
+      Row act = times(contents_.weights.shared_up, 0, plan_.shared, x);
       for (std::size_t i = 0; i < act.size(); ++i) act[i] *= silu(gate[i]);
-      add(y, times(contents_.shared_down, 0, plan_.hidden, act), 1);
+      add(y, times(contents_.weights.shared_down, 0, plan_.hidden, act), 1);
     }
     return y;
   }
@@ -88,7 +88,7 @@ class Model {
   Routes route(Row logits) const {
     if (plan_.has(Role::kRouterBias)) {
       for (std::size_t e = 0; e < logits.size(); ++e) {
-        logits[e] += static_cast<double>(contents_.router_bias.as<float>()[e]);
+        logits[e] += static_cast<double>(contents_.weights.router_bias.as<float>()[e]);
       }
     }
     if (plan_.has(Role::kSelectionBias)) return route_by_sigmoid(logits);
@@ -108,7 +108,8 @@ class Model {
   Routes route_by_sigmoid(const Row& logits) const {
     Row choice(logits.size());
     for (std::size_t e = 0; e < logits.size(); ++e) {
-      choice[e] = sigmoid(logits[e]) + static_cast<double>(contents_.selection_bias.as<float>()[e]);
+      choice[e] =
+          sigmoid(logits[e]) + static_cast<double>(contents_.weights.selection_bias.as<float>()[e]);
     }
     const std::size_t size = logits.size() / groups_;
     Row of_groups(groups_);
@@ -140,9 +141,9 @@ class Model {
     for (std::size_t k = 0; k < act.size(); ++k) {
       if (gpt_oss) {
         gate[k] += static_cast<double>(
-            contents_.gate_bias.as<float>()[e * i + static_cast<std::int64_t>(k)]);
+            contents_.weights.gate_bias.as<float>()[e * i + static_cast<std::int64_t>(k)]);
         act[k] += static_cast<double>(
-            contents_.up_bias.as<float>()[e * i + static_cast<std::int64_t>(k)]);
+            contents_.weights.up_bias.as<float>()[e * i + static_cast<std::int64_t>(k)]);
         gate[k] = std::min(gate[k], 7.0);
         act[k] = (std::clamp(act[k], -7.0, 7.0) + 1) * gate[k] * sigmoid(1.702 * gate[k]);
       } else {
@@ -152,7 +153,7 @@ class Model {
     Row out = times(contents_.weights.down, matrix, plan_.hidden, act);
     for (std::size_t h = 0; gpt_oss && h < out.size(); ++h) {
       out[h] += static_cast<double>(
-          contents_.down_bias.as<float>()[e * plan_.hidden + static_cast<std::int64_t>(h)]);
+          contents_.weights.down_bias.as<float>()[e * plan_.hidden + static_cast<std::int64_t>(h)]);
     }
     return out;
   }

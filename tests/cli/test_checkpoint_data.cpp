@@ -106,8 +106,10 @@ TEST(CheckpointData, RefusalsAreOneSentence) {
        "--skew zipf:1 is made by seeded weights; those of --data " + model.data +
            " route as they do"},
       {"--data '" + olmoe.data + "'", 6,
-       "layer 1 (olmoe, layout mixtral) needs what is not computed yet: weights that are not "
-       "renormalised after top-k (norm_topk_prob is not true)"},
+       "layer 1 (olmoe, layout mixtral) needs what is not computed: norm_topk_prob, which "
+       "config.json does not tell"},
+      {"--router sigmoid --data '" + model.data + "'", 2,
+       "--data " + model.data + " has its own router, activation, biases and shared expert"},
       {"--fuzz 3 --data '" + model.data + "'", 2,
        "--fuzz 3 makes its own problems: without --data and --io"},
       {"--io x.safetensors", 2,

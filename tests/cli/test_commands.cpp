@@ -345,6 +345,13 @@ TEST(Others, PresetsDoctorRooflineVersion) {
   EXPECT_NE(run_moe("presets show gpt-oss-20b").out.find("2880"), std::string::npos);
   EXPECT_NE(run_moe("presets show gpt-oss-120b").out.find("128"), std::string::npos);
   EXPECT_EQ(test::Json::parse(run_moe("presets show lab --json").out)["hidden"], 1024);
+  const test::Json imported = test::Json::parse(
+      run_moe("presets import --json " MOE_SOURCE_DIR "/tests/interop/fixtures/gpt_oss/config.json")
+          .out);
+  EXPECT_EQ(imported["name"], "gpt_oss");
+  EXPECT_EQ(imported["experts"], 4);
+  EXPECT_EQ(imported["activation"], "swiglu,alpha=1.702,limit=7,up=1");
+  EXPECT_EQ(run_moe("presets import /none").code, 2);
   const Said doctor = run_moe("doctor");
   EXPECT_EQ(doctor.code, 0);
   for (const char* part :
@@ -373,10 +380,26 @@ std::set<std::string> options_in(const std::string& text) {
 
 TEST(Help, IsASectionOfThePageAndNamesItsOptions) {
   const std::string page(cli::embedded_file("docs/cli.md"));
-  for (const char* command :
-       {"", "bench", "bench run", "bench list-targets", "bench compare", "bench history", "verify",
-        "presets", "presets list", "presets show", "inspect", "report", "explain", "roofline",
-        "doctor", "route", "route gen", "route stats", "route convert"}) {
+  for (const char* command : {"",
+                              "bench",
+                              "bench run",
+                              "bench list-targets",
+                              "bench compare",
+                              "bench history",
+                              "verify",
+                              "presets",
+                              "presets list",
+                              "presets show",
+                              "presets import",
+                              "inspect",
+                              "report",
+                              "explain",
+                              "roofline",
+                              "doctor",
+                              "route",
+                              "route gen",
+                              "route stats",
+                              "route convert"}) {
     const std::string name = *command == '\0' ? "moe" : std::string("moe ") + command;
     const Said said = run_moe(std::string(command) + " --help");
     EXPECT_EQ(said.code, 0) << name;

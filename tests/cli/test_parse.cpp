@@ -96,18 +96,19 @@ TEST(Targets, NamesNumbersAndAll) {
 }
 
 TEST(Presets, AreValidAndSayWhatTheyLeaveOut) {
-  EXPECT_EQ(list_presets().size(), 17U);  // the 16 of models, and lab
+  EXPECT_EQ(list_presets().size(), 41U);
   for (const Preset& preset : list_presets()) {
-    EXPECT_NO_THROW(validate(preset.shape)) << preset.name;
+    EXPECT_NO_THROW(validate(preset.problem)) << preset.name;
     EXPECT_EQ(&find_preset(preset.name), &preset);
-    const bool ours = preset.activation == "SwiGLU" && preset.shared == "none";
-    EXPECT_TRUE(ours || !preset.limits.empty()) << preset.name;
   }
-  const Shape deepseek = find_preset("deepseek-v3").shape;
-  EXPECT_EQ(deepseek.hidden, 7168);
-  EXPECT_EQ(deepseek.intermediate, 2048);
-  EXPECT_EQ(deepseek.experts, 256);
-  EXPECT_EQ(deepseek.top_k, 8);
+  const Problem deepseek = find_preset("deepseek-v3").problem;
+  EXPECT_EQ(deepseek.shape.hidden, 7168);
+  EXPECT_EQ(deepseek.shape.experts, 256);
+  EXPECT_EQ(deepseek.shared_intermediate, 2048);
+  EXPECT_EQ(to_string(deepseek.router), "sigmoid,selection-bias,groups=8/4,scale=2.5");
+  EXPECT_EQ(to_string(find_preset("gpt-oss-20b").problem.activation),
+            "swiglu,alpha=1.702,limit=7,up=1");
+  EXPECT_FALSE(find_preset("nemotron-3-nano").problem.activation.gated());
   EXPECT_EQ(find_preset("olmoe").name, "olmoe-1b-7b");  // the only one that begins so
   EXPECT_NE(error_of([] { (void)find_preset("deepseek"); }), "no error");
   EXPECT_NE(error_of([] { (void)find_preset("mixtrol-8x7b"); }).find("mixtral-8x7b"),

@@ -46,6 +46,26 @@ class HostLayer {
   void forward(const TensorView& x, const TensorView& y) {
     run(x, y, [&](const TensorView& on_x, const TensorView& on_y) { layer_.forward(on_x, on_y); });
   }
+  /// Routes in host memory, as x and y are.
+  void forward(const TensorView& x, const TensorView& y, const Routes& routes) {
+    const std::int64_t slots = x.dim(0) * layer_.problem().shape.top_k;
+    const auto place = [&](const auto* values) {
+      const std::size_t bytes = static_cast<std::size_t>(slots) * sizeof(*values);
+      std::shared_ptr<void> memory;
+      if (!device_->on_host()) {
+        memory = device_->allocate(bytes);
+        device_->copy_from_host(memory.get(), values, bytes);
+      }
+      return memory;
+    };
+    const std::shared_ptr<void> experts = place(routes.experts);
+    const std::shared_ptr<void> weights = place(routes.weights);
+    const Routes placed{experts ? static_cast<const std::int32_t*>(experts.get()) : routes.experts,
+                        weights ? static_cast<const float*>(weights.get()) : routes.weights};
+    run(x, y, [&](const TensorView& on_x, const TensorView& on_y) {
+      layer_.forward(on_x, on_y, placed);
+    });
+  }
   std::vector<TraceEvent> trace(const TensorView& x, const TensorView& y) {
     std::vector<TraceEvent> events;
     run(x, y,

@@ -142,7 +142,7 @@ std::vector<std::int64_t> loads(const Shape& shape, DType dtype, const std::stri
   const OwnedWeights weights = make_weights(problem, seed, skew);
   const Tensor x = make_input(problem, seed, 0, skew);
   std::vector<std::int64_t> rows(static_cast<std::size_t>(shape.experts));
-  for (const reference::Route& route : reference::route(problem, weights.router.view(), x.view())) {
+  for (const reference::Route& route : reference::route(problem, weights.view(), x.view())) {
     for (const std::int64_t expert : route.choices.front().experts) {
       ++rows[static_cast<std::size_t>(expert)];
     }
@@ -216,7 +216,7 @@ TEST(Skew, ATraceIsRoutedAsRecorded) {
     const OwnedWeights weights = make_weights(problem, 4, skew);
     for (const std::uint64_t variant : {0, 1, 2}) {
       const Tensor x = make_input(problem, 4, variant, skew);
-      const auto routes = reference::route(problem, weights.router.view(), x.view());
+      const auto routes = reference::route(problem, weights.view(), x.view());
       for (std::size_t token = 0; token < routes.size(); ++token) {
         ASSERT_EQ(routes[token].choices.size(), 1U) << "no ties";
         const std::size_t first = (variant * 40 + token) % 50 * 3;

@@ -42,7 +42,7 @@ TEST(Reference, OneTokenByHand) {
   set(weights.gate, {1, 0, 0, 1, 3, 0});
   set(weights.up, {0, 1, 0, 1, 0, 1});
   set(weights.down, {1, -1, 2, -1, 3, -1});
-  const std::vector<Route> routes = route(problem, weights.router.view(), x.view());
+  const std::vector<Route> routes = route(problem, weights.view(), x.view());
   ASSERT_EQ(routes.size(), 1U);
   ASSERT_EQ(routes[0].choices.size(), 1U);
   const Choice& choice = routes[0].choices[0];
@@ -112,7 +112,7 @@ TEST(Reference, MatchesTheFormulaAtEveryBlockWidth) {
         std::vector<std::int64_t> all(static_cast<std::size_t>(tokens));
         std::iota(all.begin(), all.end(), std::int64_t{0});
         const auto answers = evaluate(problem, Operands::kAsStored, weights.view(), x.view(),
-                                      route(problem, weights.router.view(), x.view()), all);
+                                      route(problem, weights.view(), x.view()), all);
         for (std::int64_t token = 0; token < tokens; ++token) {
           const std::vector<double> expected = direct(problem, weights.view(), x.view(), token);
           for (std::size_t h = 0; h < expected.size(); ++h) {
@@ -130,7 +130,7 @@ TEST(Reference, EvaluatesOnlyTheTokensAskedFor) {
   const OwnedWeights weights = make_weights(problem, 62);
   const Tensor x = make_input(problem, 62, 0);
   const auto answers = evaluate(problem, Operands::kAsStored, weights.view(), x.view(),
-                                route(problem, weights.router.view(), x.view()), {3, 19});
+                                route(problem, weights.view(), x.view()), {3, 19});
   ASSERT_EQ(answers.size(), 2U);
   const std::array<std::int64_t, 2> tokens = {3, 19};
   for (std::size_t i = 0; i < 2; ++i) {
@@ -149,7 +149,7 @@ Route route_of(const std::vector<float>& logits, std::int64_t top_k) {
   const Tensor x(DType::kF32, {1, 1});
   set(router, logits);
   set(x, {1});
-  return route(problem, router.view(), x.view())[0];
+  return route(problem, {router.view()}, x.view())[0];
 }
 
 TEST(Route, ClearGapsHaveOneChoice) {
@@ -185,7 +185,7 @@ TEST(Route, ATieIsWhatFp32CannotTellApart) {
   const OwnedWeights weights = make_weights(problem, 63);
   const Tensor x = make_input(problem, 63, 0);
   std::int64_t tied = 0;
-  for (const Route& route : route(problem, weights.router.view(), x.view())) {
+  for (const Route& route : route(problem, weights.view(), x.view())) {
     if (route.choices.size() > 1) ++tied;
   }
   EXPECT_LE(tied, 4);

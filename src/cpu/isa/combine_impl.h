@@ -21,7 +21,8 @@ inline void store_lanes(BFloat16* to, Vector::F value) {
   }
 }
 
-/// y[columns] = sum over `count` slots of weights[i]·y_perm[dst_row[i],:], in slot order.
+/// y[columns] = sum over `count` slots of weights[i]·y_perm[dst_row[i],:], in slot order; a dst_row
+/// below 0 is skipped.
 template <class Element>
 void combine_rows(const float* y_perm, std::int64_t row_stride, const std::int64_t* dst_row,
                   const float* weights, std::int64_t count, std::int64_t columns, Element* y) {
@@ -30,6 +31,7 @@ void combine_rows(const float* y_perm, std::int64_t row_stride, const std::int64
   for (; column + kStep <= columns; column += kStep) {
     Vector::F sum = Vector::zero();
     for (std::int64_t i = 0; i < count; ++i) {
+      if (dst_row[i] < 0) continue;
       const float* row = y_perm + dst_row[i] * row_stride;
       sum = Vector::fma(Vector::set1(weights[i]), Vector::load(row + column), sum);
     }
@@ -38,6 +40,7 @@ void combine_rows(const float* y_perm, std::int64_t row_stride, const std::int64
   if (column == columns) return;
   float edge[Vector::kLanes] = {};
   for (std::int64_t i = 0; i < count; ++i) {
+    if (dst_row[i] < 0) continue;
     const float* row = y_perm + dst_row[i] * row_stride;
     for (std::int64_t at = column; at < columns; ++at) edge[at - column] += weights[i] * row[at];
   }

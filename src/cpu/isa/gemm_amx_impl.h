@@ -110,6 +110,10 @@ void amx_tile(const TileArgs& tile) {
   }
   Tiles::release();
   if (tile.k_end < tile.depth) return;
+  if (tile.adjusted()) {
+    finish_tile<RowLayout::kRows, true>(tile, sums, rows, 1, kAmxLanes);
+    return;
+  }
 
   if (tile.epilogue == Epilogue::kStore) {
     constexpr std::int64_t kVectors = kAmxColumns / kLanes;

@@ -1,11 +1,11 @@
-// What happens to the sums of a tile: kept between chunks of the depth, stored, or SwiGLU. For the
+// What happens to the sums of a tile: kept between chunks of the depth, stored, or activated. For the
 // tier whose Vector was included before.
 #pragma once
 
 #include <cstdint>
 
+#include "cpu/isa/activation_impl.h"
 #include "cpu/isa/gemm_tile.h"
-#include "cpu/isa/swiglu_impl.h"
 
 namespace moe::cpu {
 namespace {
@@ -57,6 +57,58 @@ inline void store_row(const TileArgs& tile, std::int64_t row, const Vector::F* s
       float edge[kLanes];
       Vector::store(edge, sums[v]);
       for (std::int64_t lane = 0; lane < left; ++lane) out[v * kLanes + lane] = edge[lane];
+    }
+  }
+}
+
+/// Tiles have at most this many rows.
+inline constexpr std::int64_t kMostTileRows = 32;
+
+/// The epilogue of a tile whose sums need a scale, a bias or another activation. `sums` is
+/// [rows][panels][2·half]: memory, not registers, so that the tiles carry one small function for all of
+/// that instead of a copy each.
+template <RowLayout kLayout, bool kRoundToBf16>
+[[gnu::noinline]] void finish_tile(const TileArgs& tile, float* sums, std::int64_t rows,
+                                   std::int64_t panels, std::int64_t half) {
+  constexpr std::int64_t kLanes = Vector::kLanes;
+  const std::int64_t width = panels * 2 * half;
+  for (std::int64_t row = 0; row < rows; ++row) {
+    const Vector::F scale = Vector::set1(tile.row_scale == nullptr ? 1.0F : tile.row_scale[row]);
+    for (std::int64_t at = 0; at < width; at += kLanes) {
+      float* sum = sums + row * width + at;
+      const Vector::F bias = tile.bias == nullptr ? Vector::zero() : Vector::load(tile.bias + at);
+      Vector::store(sum, Vector::fma(Vector::load(sum), scale, bias));
+    }
+  }
+  if (tile.epilogue == Epilogue::kStore) {
+    const std::int64_t columns = tile.columns < width ? tile.columns : width;
+    for (std::int64_t row = 0; row < rows; ++row) {
+      float* out = tile.c + row * tile.c_stride;
+      for (std::int64_t at = 0; at < columns; ++at) out[at] = sums[row * width + at];
+    }
+    return;
+  }
+  const bool ungated =
+      tile.epilogue == Epilogue::kAct && tile.step.kind == ActivationStep::Kind::kReLU2;
+  float act[kMostTileRows][kLanes];
+  const std::int64_t vectors = (ungated ? 2 : 1) * half / kLanes;  // of one panel's act
+  for (std::int64_t panel = 0; panel < panels; ++panel) {
+    for (std::int64_t v = 0; v < vectors; ++v) {
+      for (std::int64_t row = 0; row < rows; ++row) {
+        const float* first = sums + row * width + panel * 2 * half + v * kLanes;
+        Vector::F value = Vector::load(first);
+        if (ungated) {
+          value = relu2(value);
+        } else if (tile.epilogue == Epilogue::kSwiGlu) {
+          value = swiglu(value, Vector::load(first + half));
+        } else {
+          value = activate(tile.step, value, Vector::load(first + half));
+        }
+        if constexpr (kRoundToBf16) value = Vector::round_to_bf16(value);
+        Vector::store(act[row], value);
+      }
+      store_act<kLayout, kRoundToBf16>(tile, tile.act_column + (panel * vectors + v) * kLanes, rows,
+                                       act);
     }
   }
 }

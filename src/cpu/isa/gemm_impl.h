@@ -132,6 +132,16 @@ void gemm_tile(const TileArgs& tile) {
         Vector::store(tile.partial + (row * kVectors + v) * kLanes, sums[row][v]);
       }
     }
+  } else if (tile.adjusted()) [[unlikely]] {
+    alignas(64) float kept[kRows * kVectors * kLanes];
+#pragma GCC unroll 16
+    for (int row = 0; row < kRows; ++row) {
+#pragma GCC unroll 8
+      for (int v = 0; v < kVectors; ++v) {
+        Vector::store(kept + (row * kVectors + v) * kLanes, sums[row][v]);
+      }
+    }
+    finish_tile<Step::kLayout, Step::kRoundToBf16>(tile, kept, kRows, kPanels, kLanes);
   } else if (tile.epilogue == Epilogue::kStore) {
 #pragma GCC unroll 16
     for (int row = 0; row < kRows; ++row) store_row<kVectors>(tile, row, sums[row]);

@@ -13,6 +13,8 @@
 
 #include <cstdint>
 
+#include "cpu/isa/activation_step.h"
+
 namespace moe::cpu {
 
 /// How a block of rows is stored, see above. Columns of a block stay adjacent: one base register
@@ -22,6 +24,7 @@ enum class RowLayout : std::uint8_t { kColumns, kPairs, kRows };
 enum class Epilogue : std::uint8_t {
   kStore,   ///< fp32 rows of C
   kSwiGlu,  ///< silu(gate)*up in the compute dtype, as the block of rows that the next GEMM reads
+  kAct,     ///< the same for TileArgs::step; without a gate matrix all columns of a panel are up
 };
 
 struct TileArgs {
@@ -43,9 +46,18 @@ struct TileArgs {
   float* c = nullptr;           ///< kStore: C of the first row and column
   std::int64_t c_stride = 0;    ///< kStore: elements between rows of C
   std::int64_t columns = 0;     ///< kStore: valid columns; more are computed, not stored
-  void* act = nullptr;          ///< kSwiGlu: block of the next GEMM
-  std::int64_t act_column = 0;  ///< kSwiGlu: column of the first lane
-  std::int64_t act_depth = 0;   ///< kSwiGlu: padded depth of that block
+  void* act = nullptr;          ///< kSwiGlu and kAct: block of the next GEMM
+  std::int64_t act_column = 0;  ///< column of the first lane
+  std::int64_t act_depth = 0;   ///< padded depth of that block
+
+  ActivationStep step;               ///< kAct
+  const float* bias = nullptr;       ///< [panels][2·lanes], added to the sums; null: none
+  const float* row_scale = nullptr;  ///< [rows], multiplies the sums before that; null: 1
+
+  /// Whether the sums need more than the two plain epilogues.
+  [[nodiscard]] bool adjusted() const {
+    return epilogue == Epilogue::kAct || bias != nullptr || row_scale != nullptr;
+  }
 };
 
 using TileFunction = void (*)(const TileArgs&);

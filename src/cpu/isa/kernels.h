@@ -20,14 +20,19 @@ struct Kernels {
   float (*dot_bf16)(const BFloat16* a, const BFloat16* b, std::int64_t n) = nullptr;
   GemmKernels gemm_f32;
   GemmKernels gemm_bf16;
-  /// y[columns] = sum over `count` slots of weights[i]·y_perm[dst_row[i],:], in slot order. Rows of
-  /// y_perm are row_stride apart.
+  /// y[columns] = sum over `count` slots of weights[i]·y_perm[dst_row[i],:], in slot order; a
+  /// dst_row below 0 is skipped. Rows of y_perm are row_stride apart.
   void (*combine_f32)(const float* y_perm, std::int64_t row_stride, const std::int64_t* dst_row,
                       const float* weights, std::int64_t count, std::int64_t columns,
                       float* y) = nullptr;
   void (*combine_bf16)(const float* y_perm, std::int64_t row_stride, const std::int64_t* dst_row,
                        const float* weights, std::int64_t count, std::int64_t columns,
                        BFloat16* y) = nullptr;
+  /// Router scores in place of n logits: 1/(1 + exp(-v)), sqrt(log(1 + exp(v))).
+  void (*sigmoid)(float* values, std::int64_t n) = nullptr;
+  void (*sqrt_softplus)(float* values, std::int64_t n) = nullptr;
+  /// Sum of exp(values[i] - largest) over n.
+  float (*sum_of_exponentials)(const float* values, std::int64_t n, float largest) = nullptr;
 
   [[nodiscard]] const GemmKernels& gemm(DType dtype) const {
     return dtype == DType::kF32 ? gemm_f32 : gemm_bf16;

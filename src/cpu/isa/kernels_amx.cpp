@@ -8,6 +8,7 @@
 #include "cpu/isa/dot_avx512bf16_impl.h"
 #include "cpu/isa/dot_impl.h"
 #include "cpu/isa/gemm_amx_impl.h"
+#include "cpu/isa/router_impl.h"
 
 namespace moe::cpu {
 namespace {
@@ -61,6 +62,9 @@ constinit const Kernels kKernelsAmx = {
                   .tile = find_amx_tile},
     .combine_f32 = combine_rows<float>,
     .combine_bf16 = combine_rows<BFloat16>,
+    .sigmoid = sigmoid_in_place,
+    .sqrt_softplus = sqrt_softplus_in_place,
+    .sum_of_exponentials = sum_of_exponentials,
 };
 
 }  // namespace moe::cpu

@@ -7,6 +7,7 @@
 #include "cpu/isa/combine_impl.h"
 #include "cpu/isa/dot_impl.h"
 #include "cpu/isa/gemm_impl.h"
+#include "cpu/isa/router_impl.h"
 
 namespace moe::cpu {
 namespace {
@@ -34,6 +35,9 @@ constinit const Kernels kKernelsAvx512f = {
                   .tile = find_tile<StepBf16Expanded, 12, 6>},
     .combine_f32 = combine_rows<float>,
     .combine_bf16 = combine_rows<BFloat16>,
+    .sigmoid = sigmoid_in_place,
+    .sqrt_softplus = sqrt_softplus_in_place,
+    .sum_of_exponentials = sum_of_exponentials,
 };
 
 }  // namespace moe::cpu

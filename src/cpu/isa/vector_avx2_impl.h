@@ -23,6 +23,7 @@ struct Vector {
   static F div(F a, F b) { return _mm256_div_ps(a, b); }
   static F max(F a, F b) { return _mm256_max_ps(a, b); }
   static F min(F a, F b) { return _mm256_min_ps(a, b); }
+  static F sqrt(F value) { return _mm256_sqrt_ps(value); }
   static float sum(F value) {
     __m128 half = _mm_add_ps(_mm256_castps256_ps128(value), _mm256_extractf128_ps(value, 1));
     half = _mm_add_ps(half, _mm_movehl_ps(half, half));

@@ -29,6 +29,7 @@ struct Vector {
   static F div(F a, F b) { return _mm512_div_ps(a, b); }
   static F max(F a, F b) { return _mm512_max_ps(a, b); }
   static F min(F a, F b) { return _mm512_min_ps(a, b); }
+  static F sqrt(F value) { return _mm512_sqrt_ps(value); }
   static float sum(F value) { return _mm512_reduce_add_ps(value); }
 
   /// Sixteen bf16 as fp32.

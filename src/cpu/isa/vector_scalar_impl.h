@@ -33,6 +33,10 @@ struct Vector {
   /// b where the comparison is unordered, as the x86 instructions do.
   static F max(F a, F b) { return a > b ? a : b; }
   static F min(F a, F b) { return a < b ? a : b; }
+  static F sqrt(F value) {
+    return F{__builtin_sqrtf(value[0]), __builtin_sqrtf(value[1]), __builtin_sqrtf(value[2]),
+             __builtin_sqrtf(value[3])};
+  }
   static float sum(F value) { return (value[0] + value[1]) + (value[2] + value[3]); }
 
   /// Four bf16 as fp32.

@@ -1,5 +1,6 @@
 // Level 00 · naive — token by token, expert by expert, the textbook loops.
-// Builds on nothing.
+// Builds on nothing but what every level shares: how a router chooses (cpu/ops/router) and what an
+//           activation is (cpu/ops/activation).
 // Changes   nothing: this is the definition of the layer written down as loops.
 // Why       it is the baseline that every speedup is measured against, so it has to be a fair one:
 //           weights are contiguous along the reduction (stored [out, in]), each loop reads memory
@@ -14,11 +15,13 @@
 //   for each token:  x[H] ─▶ logits[E] ─▶ top-k ─▶ for each of K experts:
 //                    gate[i], up[i] ─▶ act[i] = silu(gate)·up ─▶ y += weight · down·act
 #include <algorithm>
-#include <cmath>
 #include <vector>
 
 #include "core/dispatch.h"
+#include "core/expert_set.h"
 #include "core/level.h"
+#include "cpu/ops/activation.h"
+#include "cpu/ops/router.h"
 
 namespace moe::cpu {
 namespace {
@@ -31,92 +34,109 @@ float dot_in_order(const Element* a, const Element* b, std::int64_t n) {
   return sum;
 }
 
-/// Experts and weights of one token: softmax over all, K times the largest not yet taken,
-/// renormalise.
-void choose_experts(std::vector<float>& probability, std::vector<std::int64_t>& chosen,
-                    std::vector<float>& weight) {
-  float largest = -INFINITY;
-  for (const float logit : probability) {
-    if (logit > largest) largest = logit;
+/// What a forward works on, one token at a time.
+template <class Element>
+struct Scratch {
+  explicit Scratch(const Problem& problem)
+      : logits(static_cast<std::size_t>(problem.shape.experts)),
+        chosen(static_cast<std::size_t>(with_shared_slots(problem).top_k)),
+        weights(chosen.size()),
+        input_weights(problem.router.weight_on_input ? chosen.size() : 0),
+        act(static_cast<std::size_t>(problem.shape.intermediate)),
+        sum(static_cast<std::size_t>(problem.shape.hidden)) {}
+
+  static std::uint64_t bytes(const Problem& problem) {
+    const auto slots = static_cast<std::uint64_t>(with_shared_slots(problem).top_k);
+    return static_cast<std::uint64_t>(problem.shape.experts + problem.shape.hidden) *
+               sizeof(float) +
+           slots *
+               (sizeof(std::int32_t) + (problem.router.weight_on_input ? 2 : 1) * sizeof(float)) +
+           static_cast<std::uint64_t>(problem.shape.intermediate) * sizeof(Element);
   }
-  for (float& value : probability) value = std::exp(value - largest);
-  float sum = 0;
-  for (std::size_t slot = 0; slot < chosen.size(); ++slot) {
-    std::size_t best = 0;
-    for (std::size_t expert = 1; expert < probability.size(); ++expert) {
-      if (probability[expert] > probability[best]) best = expert;
-    }
-    chosen[slot] = static_cast<std::int64_t>(best);
-    weight[slot] = probability[best];
-    sum += weight[slot];
-    probability[best] = -1;  // taken
+
+  std::vector<float> logits;         // [E]
+  std::vector<std::int32_t> chosen;  // [K'], the shared expert's parts behind the router's K
+  std::vector<float> weights;        // [K']
+  std::vector<float> input_weights;  // [K'] where weights multiply the input
+  std::vector<Element> act;          // [I]
+  std::vector<float> sum;            // [H]
+};
+
+/// Adds what one expert makes of a token's row.
+template <class Element>
+void add_expert(const Problem& problem, const ExpertMatrices& expert, const Element* row,
+                float weight, float input_weight, Scratch<Element>& scratch) {
+  const ActivationStep step = ActivationStep::of(problem.activation);
+  const std::int64_t hidden = problem.shape.hidden;
+  const auto project = [&](const std::byte* matrix, const float* bias, std::int64_t i) {
+    if (matrix == nullptr) return 0.0F;
+    const Element* weights = reinterpret_cast<const Element*>(matrix) + i * hidden;
+    return input_weight * dot_in_order(row, weights, hidden) + (bias != nullptr ? bias[i] : 0.0F);
+  };
+  for (std::int64_t i = 0; i < expert.width; ++i) {
+    const float gate = project(expert.gate, expert.gate_bias, i);
+    const float up = project(expert.up, expert.up_bias, i);
+    scratch.act[static_cast<std::size_t>(i)] = from_float<Element>(activate(step, gate, up));
   }
-  for (float& value : weight) value /= sum;
+  for (std::int64_t h = 0; h < hidden; ++h) {
+    const auto* down = reinterpret_cast<const Element*>(expert.down + h * expert.down_stride);
+    const float bias = expert.down_bias != nullptr ? expert.down_bias[h] : 0.0F;
+    scratch.sum[static_cast<std::size_t>(h)] +=
+        weight * (dot_in_order(scratch.act.data(), down, expert.width) + bias);
+  }
 }
 
 template <class Element>
-void forward_naive(const Shape& shape, const Weights& weights, const TensorView& x,
-                   const TensorView& y) {
-  const std::int64_t hidden = shape.hidden;
-  const std::int64_t intermediate = shape.intermediate;
-  std::vector<float> logits(static_cast<std::size_t>(shape.experts));
-  std::vector<std::int64_t> chosen(static_cast<std::size_t>(shape.top_k));
-  std::vector<float> chosen_weight(chosen.size());
-  std::vector<Element> act(static_cast<std::size_t>(intermediate));
-  std::vector<float> sum(static_cast<std::size_t>(hidden));
-
+void forward_naive(const RouterSetup& router, const ExpertSet& experts, const Routes& given,
+                   const TensorView& x, const TensorView& y) {
+  const Problem& problem = router.problem;
+  const std::int64_t hidden = problem.shape.hidden;
+  const bool routed = problem.router.scoring != Scoring::kGiven;
+  Scratch<Element> scratch(problem);
+  const bool on_input = !scratch.input_weights.empty();
   for (std::int64_t token = 0; token < x.dim(0); ++token) {
     const Element* row = x.as<const Element>() + token * hidden;
-    for (std::int64_t expert = 0; expert < shape.experts; ++expert) {
-      logits[static_cast<std::size_t>(expert)] =
-          dot_in_order(row, weights.router.as<const Element>() + expert * hidden, hidden);
+    for (std::int64_t expert = 0; routed && expert < problem.shape.experts; ++expert) {
+      scratch.logits[static_cast<std::size_t>(expert)] =
+          dot_in_order(row, router.weights.router.as<const Element>() + expert * hidden, hidden);
     }
-    choose_experts(logits, chosen, chosen_weight);
-    std::fill(sum.begin(), sum.end(), 0.0F);
-    for (std::size_t slot = 0; slot < chosen.size(); ++slot) {
-      const std::int64_t matrix = chosen[slot] * intermediate * hidden;
-      const Element* gate = weights.gate.as<const Element>() + matrix;
-      const Element* up = weights.up.as<const Element>() + matrix;
-      const Element* down = weights.down.as<const Element>() + matrix;
-      for (std::int64_t i = 0; i < intermediate; ++i) {
-        const float g = dot_in_order(row, gate + i * hidden, hidden);
-        const float u = dot_in_order(row, up + i * hidden, hidden);
-        act[static_cast<std::size_t>(i)] = from_float<Element>(g / (1.0F + std::exp(-g)) * u);
-      }
-      for (std::int64_t h = 0; h < hidden; ++h) {
-        sum[static_cast<std::size_t>(h)] +=
-            chosen_weight[slot] * dot_in_order(act.data(), down + h * intermediate, intermediate);
-      }
+    choose_experts(router, x, token, 1, scratch.logits.data(), given,
+                   {scratch.chosen.data(), scratch.weights.data(),
+                    on_input ? scratch.input_weights.data() : nullptr});
+    std::fill(scratch.sum.begin(), scratch.sum.end(), 0.0F);
+    for (std::size_t slot = 0; slot < scratch.chosen.size(); ++slot) {
+      if (scratch.chosen[slot] < 0) continue;
+      add_expert(problem, experts.at(scratch.chosen[slot]), row, scratch.weights[slot],
+                 on_input ? scratch.input_weights[slot] : 1.0F, scratch);
     }
     Element* out = y.as<Element>() + token * hidden;
     for (std::int64_t h = 0; h < hidden; ++h)
-      out[h] = from_float<Element>(sum[static_cast<std::size_t>(h)]);
+      out[h] = from_float<Element>(scratch.sum[static_cast<std::size_t>(h)]);
   }
 }
 
 class Naive final : public Level {
  public:
+  [[nodiscard]] Features features() const override { return Features::all(); }
   [[nodiscard]] MemoryNeeds memory(const Problem& problem, const ExecutionOptions&) const override {
-    const Shape& shape = problem.shape;
-    const auto vectors =
-        static_cast<std::uint64_t>(shape.experts + shape.hidden) * sizeof(float) +
-        static_cast<std::uint64_t>(shape.top_k) * (sizeof(std::int64_t) + sizeof(float)) +
-        static_cast<std::uint64_t>(shape.intermediate) * size_of(problem.dtype);
+    std::uint64_t vectors = 0;
+    with_element_type(problem.dtype,
+                      [&]<class Element>() { vectors = Scratch<Element>::bytes(problem); });
     return {.transient = vectors};
   }
 
   void prepare(const Problem& problem, const Weights& weights, const ExecutionOptions&) override {
-    problem_ = problem;
-    weights_ = weights;
+    router_ = {&kernels_for(Isa::kScalar), problem, weights};
+    experts_ = ExpertSet(problem, weights);
   }
 
   void forward(Context& context, const TensorView& x, const TensorView& y) override {
-    with_element_type(problem_.dtype, [&]<class Element>() {
-      forward_naive<Element>(problem_.shape, weights_, x, y);
+    with_element_type(router_.problem.dtype, [&]<class Element>() {
+      forward_naive<Element>(router_, experts_, context.routes, x, y);
     });
     context.record("token_loop", y.bytes(), [&] {
       return fmt::format("{} tokens x {} experts, dot products in order", x.dim(0),
-                         problem_.shape.top_k);
+                         with_shared_slots(router_.problem).top_k);
     });
   }
 
@@ -124,8 +144,8 @@ class Naive final : public Level {
   [[nodiscard]] int threads() const override { return 1; }
 
  private:
-  Problem problem_;
-  Weights weights_;
+  RouterSetup router_;
+  ExpertSet experts_;
 };
 
 }  // namespace

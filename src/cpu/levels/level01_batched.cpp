@@ -17,12 +17,13 @@
 //            gather up   ─▶ up[TK,I]   ┴▶ swiglu ─▶ act[TK,I]
 //         ─▶ gather down ─▶ y_rows[TK,H] ─▶ combine
 #include "core/dispatch.h"
+#include "core/expert_set.h"
 #include "core/level.h"
+#include "cpu/ops/activation.h"
 #include "cpu/ops/batched_product.h"
 #include "cpu/ops/gather.h"
 #include "cpu/ops/router.h"
 #include "cpu/ops/row_blocks.h"
-#include "cpu/ops/swiglu.h"
 #include "cpu/ops/transient.h"
 
 namespace moe::cpu {
@@ -30,16 +31,19 @@ namespace {
 
 class Batched final : public Level {
  public:
+  [[nodiscard]] Features features() const override { return Features::all(); }
   [[nodiscard]] MemoryNeeds memory(const Problem& problem, const ExecutionOptions&) const override {
-    const Shape& shape = problem.shape;
+    const Shape shape = with_shared_slots(problem);
+    const bool on_input = problem.router.weight_on_input;
+    const std::int64_t sums = problem.activation.gated() ? 2 : 1;
     const auto bytes = [](std::int64_t count, std::size_t size) {
       return HostBuffer::footprint(static_cast<std::size_t>(count) * size);
     };
     const std::int64_t rows = shape.routed_rows();
     const std::size_t element = size_of(problem.dtype);
-    return {.transient = bytes(shape.tokens * shape.experts, sizeof(float)) +
-                         2 * bytes(rows, sizeof(float)) +
-                         2 * bytes(rows * shape.intermediate, sizeof(float)) +
+    return {.transient = bytes(shape.tokens * problem.shape.experts, sizeof(float)) +
+                         (on_input ? 3 : 2) * bytes(rows, sizeof(float)) +
+                         sums * bytes(rows * shape.intermediate, sizeof(float)) +
                          bytes(rows * shape.intermediate, element) +
                          bytes(rows * shape.hidden, sizeof(float)) +
                          bytes(rows * shape.intermediate * shape.hidden, element)};
@@ -48,9 +52,11 @@ class Batched final : public Level {
   void prepare(const Problem& problem, const Weights& weights,
                const ExecutionOptions& execution) override {
     problem_ = problem;
-    weights_ = weights;
+    shape_ = with_shared_slots(problem);
     threads_ = execution.threads;
     kernels_ = &kernels_for(parse_isa(execution.isa));
+    router_ = {kernels_, problem, weights};
+    experts_ = ExpertSet(problem, weights);
   }
 
   void forward(Context& context, const TensorView& x, const TensorView& y) override {
@@ -65,7 +71,7 @@ class Batched final : public Level {
  private:
   template <class Element>
   void run(Context& context, const TensorView& x, const TensorView& y) {
-    const Shape& shape = problem_.shape;
+    const Shape& shape = shape_;
     const std::int64_t tokens = x.dim(0);
     const std::int64_t rows = tokens * shape.top_k;
     const auto floats = [](std::int64_t count) {
@@ -73,53 +79,77 @@ class Batched final : public Level {
     };
 
     const HostBuffer logits =
-        allocate(context, "router_logits[T,E]", floats(tokens * shape.experts));
+        allocate(context, "router_logits[T,E]", floats(tokens * problem_.shape.experts));
     const HostBuffer topk_idx = allocate(context, "topk_idx[T,K]", floats(rows));
     const HostBuffer topk_weights = allocate(context, "topk_weights[T,K]", floats(rows));
-    route(*kernels_, x, weights_.router, shape.top_k, 0, tokens, threads_, logits.as<float>(),
-          topk_idx.as<std::int32_t>(), topk_weights.as<float>());
+    const HostBuffer input_weights = problem_.router.weight_on_input
+                                         ? allocate(context, "input_weights[T,K]", floats(rows))
+                                         : HostBuffer();
+    route(router_, x, 0, tokens, threads_, logits.as<float>(), context.routes,
+          {topk_idx.as<std::int32_t>(), topk_weights.as<float>(), input_weights.as<float>()});
     context.record("route", floats(rows), [&] { return to_string(shape); });
 
-    const HostBuffer gate = allocate(context, "gate[TK,I]", floats(rows * shape.intermediate));
+    const bool gated = problem_.activation.gated();
+    const HostBuffer gate =
+        gated ? allocate(context, "gate[TK,I]", floats(rows * shape.intermediate)) : HostBuffer();
     const HostBuffer up = allocate(context, "up[TK,I]", floats(rows * shape.intermediate));
-    const auto project = [&](const char* name, const TensorView& weights, const Element* inputs,
+    const auto project = [&](const char* name, Matrix which, const Element* inputs,
                              std::int64_t inputs_per_token, float* out) {
-      const std::int64_t matrix = weights.dim(1) * weights.dim(2);
+      const bool down = which == Matrix::kDown;
+      const std::int64_t outputs = down ? shape.hidden : shape.intermediate;
+      const std::int64_t depth = down ? shape.intermediate : shape.hidden;
+      const std::int64_t matrix = outputs * depth;
       const HostBuffer gathered =
           allocate(context, name, static_cast<std::uint64_t>(rows * matrix) * sizeof(Element));
-      gather_weights(weights, topk_idx.as<std::int32_t>(), rows, {0, weights.dim(1)}, matrix,
+      gather_weights(experts_, which, topk_idx.as<std::int32_t>(), rows, {0, outputs}, matrix,
                      gathered.data(), threads_);
       context.record("gather", gathered.size(), [&] { return std::string(name); });
-      batched_product(*kernels_, gathered.as<const Element>(), inputs, rows, weights.dim(1),
-                      weights.dim(2), inputs_per_token, threads_, out);
-      context.record("batched_product", floats(rows * weights.dim(1)), [&] {
-        return fmt::format("{} x [{},{}]", rows, weights.dim(1), weights.dim(2));
-      });
+      batched_product(*kernels_, gathered.as<const Element>(), inputs, rows, outputs, depth,
+                      inputs_per_token, threads_, out);
+      context.record("batched_product", floats(rows * outputs),
+                     [&] { return fmt::format("{} x [{},{}]", rows, outputs, depth); });
     };
-    project("gathered gate[TK,I,H]", weights_.gate, x.as<const Element>(), shape.top_k,
-            gate.as<float>());
-    project("gathered up[TK,I,H]", weights_.up, x.as<const Element>(), shape.top_k, up.as<float>());
+    if (gated) {
+      project("gathered gate[TK,I,H]", Matrix::kGate, x.as<const Element>(), shape.top_k,
+              gate.as<float>());
+    }
+    project("gathered up[TK,I,H]", Matrix::kUp, x.as<const Element>(), shape.top_k, up.as<float>());
 
     const HostBuffer act =
         allocate(context, "act[TK,I]",
                  static_cast<std::uint64_t>(rows * shape.intermediate) * sizeof(Element));
+    const ActivationStep step = ActivationStep::of(problem_.activation);
 #pragma omp parallel for schedule(static) num_threads(threads_)
-    for (std::int64_t i = 0; i < rows * shape.intermediate; ++i) {
-      act.as<Element>()[i] = from_float<Element>(swiglu(gate.as<float>()[i], up.as<float>()[i]));
+    for (std::int64_t row = 0; row < rows; ++row) {
+      if (topk_idx.as<std::int32_t>()[row] < 0) continue;
+      const ExpertMatrices expert = experts_.at(topk_idx.as<std::int32_t>()[row]);
+      const float scale = input_weights.data() == nullptr ? 1.0F : input_weights.as<float>()[row];
+      const auto value = [&](const HostBuffer& sums, const float* bias, std::int64_t i) {
+        if (sums.data() == nullptr) return 0.0F;
+        return scale * sums.as<float>()[row * shape.intermediate + i] +
+               (bias != nullptr ? bias[i] : 0.0F);
+      };
+      for (std::int64_t i = 0; i < shape.intermediate; ++i) {
+        act.as<Element>()[row * shape.intermediate + i] = from_float<Element>(
+            activate(step, value(gate, expert.gate_bias, i), value(up, expert.up_bias, i)));
+      }
     }
-    context.record("swiglu", act.size(),
+    context.record("activation", act.size(),
                    [&] { return fmt::format("{} elements", rows * shape.intermediate); });
 
     const HostBuffer y_rows = allocate(context, "y_rows[TK,H]", floats(rows * shape.hidden));
-    project("gathered down[TK,H,I]", weights_.down, act.as<const Element>(), 1, y_rows.as<float>());
-    combine_rows(y_rows.as<float>(), topk_weights.as<float>(), tokens, shape.top_k, shape.hidden,
-                 threads_, y.as<Element>());
+    project("gathered down[TK,H,I]", Matrix::kDown, act.as<const Element>(), 1, y_rows.as<float>());
+    combine_rows(experts_, y_rows.as<float>(), topk_idx.as<std::int32_t>(),
+                 topk_weights.as<float>(), tokens, shape.top_k, shape.hidden, threads_,
+                 y.as<Element>());
     context.record("combine", y.bytes(),
                    [&] { return std::string("weights applied, fixed order"); });
   }
 
   Problem problem_;
-  Weights weights_;
+  Shape shape_;  // with the shared expert's parts
+  RouterSetup router_;
+  ExpertSet experts_;
   const Kernels* kernels_ = nullptr;
   int threads_ = 1;
 };

@@ -19,10 +19,11 @@
 #include <array>
 
 #include "core/dispatch.h"
+#include "core/expert_set.h"
 #include "core/level.h"
+#include "cpu/ops/activation.h"
 #include "cpu/ops/router.h"
 #include "cpu/ops/row_blocks.h"
-#include "cpu/ops/swiglu.h"
 
 namespace moe::cpu {
 namespace {
@@ -37,17 +38,22 @@ struct Scratch {
   float* logits = nullptr;           // [C,E]
   std::int32_t* topk_idx = nullptr;  // [C,K]
   float* topk_weights = nullptr;     // [C,K]
+  float* input_weights = nullptr;    // [C,K] where weights multiply the input
   Element* act = nullptr;            // [C·K,I]
 
   /// The one description of the arena: run on an ArenaPlan it yields the size, on an Arena the
   /// blocks.
   template <class Memory>
-  static Scratch carve(Memory& memory, const Shape& shape) {
+  static Scratch carve(Memory& memory, const Problem& problem) {
+    const Shape shape = with_shared_slots(problem);
     const std::int64_t tokens = std::min(shape.tokens, kChunkTokens);
     Scratch scratch;
-    scratch.logits = memory.template take<float>(tokens * shape.experts);
+    scratch.logits = memory.template take<float>(tokens * problem.shape.experts);
     scratch.topk_idx = memory.template take<std::int32_t>(tokens * shape.top_k);
     scratch.topk_weights = memory.template take<float>(tokens * shape.top_k);
+    if (problem.router.weight_on_input) {
+      scratch.input_weights = memory.template take<float>(tokens * shape.top_k);
+    }
     scratch.act = memory.template take<Element>(tokens * shape.top_k * shape.intermediate);
     return scratch;
   }
@@ -55,24 +61,27 @@ struct Scratch {
 
 class MemEfficient final : public Level {
  public:
+  [[nodiscard]] Features features() const override { return Features::all(); }
   [[nodiscard]] MemoryNeeds memory(const Problem& problem, const ExecutionOptions&) const override {
     ArenaPlan plan;
     with_element_type(problem.dtype,
-                      [&]<class Element>() { Scratch<Element>::carve(plan, problem.shape); });
+                      [&]<class Element>() { Scratch<Element>::carve(plan, problem); });
     return {.workspace = plan.bytes()};
   }
 
   void prepare(const Problem& problem, const Weights& weights,
                const ExecutionOptions& execution) override {
     problem_ = problem;
-    weights_ = weights;
+    shape_ = with_shared_slots(problem);
     threads_ = execution.threads;
     kernels_ = &kernels_for(parse_isa(execution.isa));
+    router_ = {kernels_, problem, weights};
+    experts_ = ExpertSet(problem, weights);
   }
 
   void forward(Context& context, const TensorView& x, const TensorView& y) override {
     with_element_type(problem_.dtype, [&]<class Element>() {
-      const auto scratch = Scratch<Element>::carve(context.arena, problem_.shape);
+      const auto scratch = Scratch<Element>::carve(context.arena, problem_);
       for (std::int64_t first = 0; first < x.dim(0); first += kChunkTokens) {
         run_chunk(context, scratch, x, y, first, std::min(kChunkTokens, x.dim(0) - first));
       }
@@ -88,30 +97,37 @@ class MemEfficient final : public Level {
   template <class Element>
   void run_chunk(Context& context, const Scratch<Element>& scratch, const TensorView& x,
                  const TensorView& y, std::int64_t first_token, std::int64_t tokens) {
-    const Shape& shape = problem_.shape;
+    const Shape& shape = shape_;
     const std::int64_t hidden = shape.hidden;
     const std::int64_t intermediate = shape.intermediate;
-    route(*kernels_, x, weights_.router, shape.top_k, first_token, tokens, threads_, scratch.logits,
-          scratch.topk_idx, scratch.topk_weights);
+    route(router_, x, first_token, tokens, threads_, scratch.logits, context.routes,
+          {scratch.topk_idx, scratch.topk_weights, scratch.input_weights});
     context.record("route", static_cast<std::uint64_t>(tokens * shape.top_k) * sizeof(float),
                    [&] { return fmt::format("tokens {}..{}", first_token, first_token + tokens); });
 
     const Element* inputs = x.as<const Element>() + first_token * hidden;
-    for_each_row_block(tokens * shape.top_k, intermediate, threads_,
-                       [&](std::int64_t row, std::int64_t begin, std::int64_t end) {
-                         const std::int64_t matrix = scratch.topk_idx[row] * intermediate * hidden;
-                         const Element* gate = weights_.gate.as<const Element>() + matrix;
-                         const Element* up = weights_.up.as<const Element>() + matrix;
-                         const Element* input = inputs + row / shape.top_k * hidden;
-                         for (std::int64_t i = begin; i < end; ++i) {
-                           const float g =
-                               dot<Element>(*kernels_, gate + i * hidden, input, hidden);
-                           const float u = dot<Element>(*kernels_, up + i * hidden, input, hidden);
-                           scratch.act[row * intermediate + i] = from_float<Element>(swiglu(g, u));
-                         }
-                       });
+    const ActivationStep step = ActivationStep::of(problem_.activation);
+    for_each_row_block(
+        tokens * shape.top_k, intermediate, threads_,
+        [&](std::int64_t row, std::int64_t begin, std::int64_t end) {
+          if (scratch.topk_idx[row] < 0) return;
+          const ExpertMatrices expert = experts_.at(scratch.topk_idx[row]);
+          const Element* input = inputs + row / shape.top_k * hidden;
+          const float scale = scratch.input_weights == nullptr ? 1.0F : scratch.input_weights[row];
+          const auto project = [&](const std::byte* matrix, const float* bias, std::int64_t i) {
+            if (matrix == nullptr) return 0.0F;
+            const auto* weights = reinterpret_cast<const Element*>(matrix) + i * hidden;
+            return scale * dot<Element>(*kernels_, weights, input, hidden) +
+                   (bias != nullptr ? bias[i] : 0.0F);
+          };
+          for (std::int64_t i = begin; i < std::min(end, expert.width); ++i) {
+            const float g = project(expert.gate, expert.gate_bias, i);
+            const float u = project(expert.up, expert.up_bias, i);
+            scratch.act[row * intermediate + i] = from_float<Element>(activate(step, g, u));
+          }
+        });
     context.record(
-        "in_place_product_swiglu",
+        "in_place_product_act",
         static_cast<std::uint64_t>(tokens * shape.top_k * intermediate) * sizeof(Element),
         [&] { return fmt::format("{} rows, weights in place", tokens * shape.top_k); });
 
@@ -121,13 +137,15 @@ class MemEfficient final : public Level {
           std::array<float, kColumnBlock> sum{};
           for (std::int64_t slot = 0; slot < shape.top_k; ++slot) {
             const std::int64_t row = token * shape.top_k + slot;
-            const Element* down =
-                weights_.down.as<const Element>() + scratch.topk_idx[row] * hidden * intermediate;
+            if (scratch.topk_idx[row] < 0) continue;
+            const ExpertMatrices expert = experts_.at(scratch.topk_idx[row]);
             for (std::int64_t h = begin; h < end; ++h) {
-              sum[static_cast<std::size_t>(h - begin)] +=
-                  scratch.topk_weights[row] * dot<Element>(*kernels_, down + h * intermediate,
-                                                           scratch.act + row * intermediate,
-                                                           intermediate);
+              const auto* down =
+                  reinterpret_cast<const Element*>(expert.down + h * expert.down_stride);
+              const float value =
+                  dot<Element>(*kernels_, down, scratch.act + row * intermediate, expert.width) +
+                  (expert.down_bias != nullptr ? expert.down_bias[h] : 0.0F);
+              sum[static_cast<std::size_t>(h - begin)] += scratch.topk_weights[row] * value;
             }
           }
           for (std::int64_t h = begin; h < end; ++h) {
@@ -141,7 +159,9 @@ class MemEfficient final : public Level {
   }
 
   Problem problem_;
-  Weights weights_;
+  Shape shape_;  // with the shared expert's parts
+  RouterSetup router_;
+  ExpertSet experts_;
   const Kernels* kernels_ = nullptr;
   int threads_ = 1;
 };

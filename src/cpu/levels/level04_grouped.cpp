@@ -22,9 +22,11 @@
 #include <vector>
 
 #include "core/dispatch.h"
+#include "core/expert_set.h"
 #include "core/level.h"
 #include "core/threads.h"
-#include "cpu/isa/swiglu_rows.h"
+#include "cpu/isa/act_rows.h"
+#include "cpu/ops/expert_biases.h"
 #include "cpu/ops/gemm_onednn.h"
 #include "cpu/ops/packed_experts.h"
 #include "cpu/ops/permute.h"
@@ -50,6 +52,8 @@ struct Buffers {
   float* logits;           // [T, E]
   std::int32_t* topk_idx;  // [T, K]
   float* topk_weights;     // [T, K]
+  float* input_weights;    // [T, K] where weights multiply the input, like the next; else null
+  float* row_scale;        // [T·K] the same by routed row
   Permutation permutation;
   std::byte* x_perm;  // [T·K, H] rows grouped by expert
   std::byte* act;     // [T·K, I]
@@ -59,19 +63,24 @@ struct Buffers {
 
 template <class Memory>
 Buffers carve(Memory& memory, const Problem& problem, std::int64_t tokens) {
-  const Shape& shape = problem.shape;
+  const Shape shape = with_shared_slots(problem);
   const std::int64_t routed = tokens * shape.top_k;
   const auto element = static_cast<std::int64_t>(size_of(problem.dtype));
   Buffers b{};
-  b.logits = memory.template take<float>(tokens * shape.experts);
+  b.logits = memory.template take<float>(tokens * problem.shape.experts);
   b.topk_idx = memory.template take<std::int32_t>(routed);
   b.topk_weights = memory.template take<float>(routed);
+  if (problem.router.weight_on_input) {
+    b.input_weights = memory.template take<float>(routed);
+    b.row_scale = memory.template take<float>(routed);
+  }
   b.permutation.expert_offsets = memory.template take<std::int64_t>(shape.experts + 1);
   b.permutation.src_row = memory.template take<std::int64_t>(routed);
   b.permutation.dst_row = memory.template take<std::int64_t>(routed);
   b.x_perm = memory.template take<std::byte>(routed * shape.hidden * element);
   b.act = memory.template take<std::byte>(routed * shape.intermediate * element);
-  const std::int64_t block = std::min(tokens, kMaxRows) * 2 * gate_up_panels(shape).width;
+  const std::int64_t block =
+      std::min(most_rows_of_expert(problem, tokens), kMaxRows) * 2 * gate_up_panels(shape).width;
   b.y_perm = memory.template take<float>(std::max(routed * shape.hidden, block));
   b.gate_up = b.y_perm;
   return b;
@@ -87,7 +96,7 @@ std::int64_t rows_in_block(std::int64_t rows) {
 }
 
 ExpertLayouts choose_layouts(const Problem& problem, int threads) {
-  const Shape& shape = problem.shape;
+  const Shape shape = with_shared_slots(problem);
   const std::int64_t expert_rows = std::max<std::int64_t>(shape.routed_rows() / shape.experts, 1);
   return {problem,
           gate_up_panels(shape),
@@ -127,6 +136,7 @@ class GemmFamily {
 
 class Grouped final : public Level {
  public:
+  [[nodiscard]] Features features() const override { return Features::all(); }
   [[nodiscard]] std::string unsupported(const Problem& problem,
                                         const ExecutionOptions& options) const override {
     return onednn::unavailable(problem.dtype, parse_isa(options.isa));
@@ -139,9 +149,11 @@ class Grouped final : public Level {
     carve(arena, problem, problem.shape.tokens);
     const ExpertLayouts layouts = choose_layouts(problem, options.threads);
     const auto primitives = (2 + layouts.gate_up.kinds()) *
-                            static_cast<std::uint64_t>(rows_in_block(problem.shape.tokens));
+                            static_cast<std::uint64_t>(
+                                rows_in_block(most_rows_of_expert(problem, problem.shape.tokens)));
     return {.workspace = arena.bytes(),
-            .prepared = layouts.packed_bytes(problem.shape.experts) +
+            .prepared = layouts.packed_bytes(with_shared_slots(problem).experts) +
+                        ExpertBiases::bytes(problem) +
                         primitives * (onednn::kGemmBytes + onednn::kGemmCallBytes)};
   }
 
@@ -149,8 +161,11 @@ class Grouped final : public Level {
                const ExecutionOptions& options) override {
     onednn::claim_isa(problem.dtype, parse_isa(options.isa));
     problem_ = problem;
+    shape_ = with_shared_slots(problem);
     threads_ = options.threads;
-    swiglu_ = &swiglu_rows_for(parse_isa(options.isa));
+    act_rows_ = &act_rows_for(parse_isa(options.isa));
+    router_ = {&kernels_for(parse_isa(options.isa)), problem, weights};
+    biases_ = ExpertBiases(problem, weights);
     const onednn::ThreadScope scope(threads_);
     layouts_ = std::make_unique<ExpertLayouts>(choose_layouts(problem, threads_));
     weights_ = std::make_unique<PackedExperts>(*layouts_, problem, weights);
@@ -166,10 +181,8 @@ class Grouped final : public Level {
     const Buffers b = carve(context.arena, problem_, x.dim(0));
     route(context, x, b);
     permute(context, x, b);
-    for (std::int64_t expert = 0; expert < problem_.shape.experts; ++expert)
-      gate_up(context, expert, b);
-    for (std::int64_t expert = 0; expert < problem_.shape.experts; ++expert)
-      down(context, expert, b);
+    for (std::int64_t expert = 0; expert < shape_.experts; ++expert) gate_up(context, expert, b);
+    for (std::int64_t expert = 0; expert < shape_.experts; ++expert) down(context, expert, b);
     unpermute(context, y, b);
   }
 
@@ -195,8 +208,11 @@ class Grouped final : public Level {
   void unpermute(Context& context, const TensorView& y, const Buffers& b);
 
   Problem problem_;
+  Shape shape_;  // with the shared expert's parts
   int threads_ = 1;
-  const SwigluRows* swiglu_ = nullptr;
+  const ActRows* act_rows_ = nullptr;
+  RouterSetup router_;
+  ExpertBiases biases_;
   std::unique_ptr<ExpertLayouts> layouts_;
   std::unique_ptr<PackedExperts> weights_;
   std::unique_ptr<GemmFamily> router_gemms_;
@@ -221,29 +237,35 @@ void Grouped::run_gemm(Context& context, const char* op, std::int64_t expert, Ge
 }
 
 void Grouped::route(Context& context, const TensorView& x, const Buffers& b) {
-  const Shape& shape = problem_.shape;
+  const Shape& shape = shape_;
   const std::int64_t tokens = x.dim(0);
+  const std::int64_t experts = problem_.shape.experts;
   const std::size_t row = static_cast<std::size_t>(shape.hidden) * size_of(problem_.dtype);
-  for (std::int64_t block = 0; block < row_blocks(tokens); ++block) {
+  for (std::int64_t block = 0; layouts_->routed && block < row_blocks(tokens); ++block) {
     const Range rows = part_of(tokens, block, row_blocks(tokens));
     run_gemm(context, "gemm_router", 0, *router_gemms_, rows.end - rows.begin,
              x.as<std::byte>() + static_cast<std::size_t>(rows.begin) * row, weights_->router(),
-             b.logits + rows.begin * shape.experts);
+             b.logits + rows.begin * experts);
   }
 #pragma omp parallel for schedule(static) num_threads(threads_)
   for (std::int64_t token = 0; token < tokens; ++token) {
-    softmax_top_k(b.logits + token * shape.experts, 1, shape.experts, shape.top_k,
-                  b.topk_idx + token * shape.top_k, b.topk_weights + token * shape.top_k);
+    const std::int64_t at = token * shape.top_k;
+    choose_experts(router_, x, token, 1, b.logits + token * experts, context.routes,
+                   {b.topk_idx + at, b.topk_weights + at,
+                    b.input_weights == nullptr ? nullptr : b.input_weights + at});
   }
   build_permutation(b.topk_idx, tokens, shape.experts, shape.top_k, b.permutation);
+  if (b.row_scale != nullptr) {
+    permute_weights(b.input_weights, b.permutation.dst_row, tokens * shape.top_k, b.row_scale);
+  }
   context.record("route", static_cast<std::uint64_t>(tokens * shape.top_k) * 8, [&] {
-    return fmt::format("{} tokens, top {} of {}", tokens, shape.top_k, shape.experts);
+    return fmt::format("{} tokens, top {} of {}", tokens, problem_.shape.top_k, experts);
   });
 }
 
 void Grouped::permute(Context& context, const TensorView& x, const Buffers& b) {
-  const std::int64_t routed = x.dim(0) * problem_.shape.top_k;
-  const std::size_t row = static_cast<std::size_t>(problem_.shape.hidden) * size_of(problem_.dtype);
+  const std::int64_t routed = b.permutation.expert_offsets[shape_.experts];
+  const std::size_t row = static_cast<std::size_t>(shape_.hidden) * size_of(problem_.dtype);
 #pragma omp parallel num_threads(threads_)
   {
     const Range rows = part_of(routed, omp_get_thread_num(), omp_get_num_threads());
@@ -271,21 +293,28 @@ void Grouped::gate_up(Context& context, std::int64_t expert, const Buffers& b) {
       with_element_type(problem_.dtype, [&]<class Element>() {
         Element* act =
             reinterpret_cast<Element*>(b.act) + first * shape.intermediate + panels.first(panel);
-        const auto swiglu = [&](Range part) {
-          (*swiglu_)(b.gate_up + part.begin * 2 * columns, part.end - part.begin, columns,
-                     act + part.begin * shape.intermediate, shape.intermediate);
+        const auto activate = [&](Range part) {
+          const std::int64_t sums = part.begin * layouts_->gate_up.matrices() * columns;
+          ActBlock rows_of_part{.sums = b.gate_up + sums,
+                                .rows = part.end - part.begin,
+                                .columns = columns,
+                                .step = ActivationStep::of(problem_.activation),
+                                .gate_bias = biases_.gate(expert, panels.first(panel)),
+                                .up_bias = biases_.up(expert, panels.first(panel))};
+          if (b.row_scale != nullptr) rows_of_part.row_scale = b.row_scale + first + part.begin;
+          (*act_rows_)(rows_of_part, act + part.begin * shape.intermediate, shape.intermediate);
         };
         // Below a few thousand elements the fork costs more than the work. (An if clause on the
         // region would do the same, but switching team sizes makes libgomp allocate a new team.)
         constexpr std::int64_t kSerialElements = 4096;
         if (m * columns <= kSerialElements) {
-          swiglu({0, m});
+          activate({0, m});
         } else {
 #pragma omp parallel num_threads(threads_)
-          swiglu(part_of(m, omp_get_thread_num(), omp_get_num_threads()));
+          activate(part_of(m, omp_get_thread_num(), omp_get_num_threads()));
         }
       });
-      context.record("swiglu", static_cast<std::uint64_t>(m * columns) * element, [&] {
+      context.record("activation", static_cast<std::uint64_t>(m * columns) * element, [&] {
         return fmt::format("expert {} {} rows x {} columns", expert, m, columns);
       });
     }
@@ -302,6 +331,8 @@ void Grouped::down(Context& context, std::int64_t expert, const Buffers& b) {
     run_gemm(context, "gemm_down", expert, *down_gemms_, rows.end - rows.begin,
              b.act + static_cast<std::size_t>(first * shape.intermediate) * size_of(problem_.dtype),
              weights_->down(expert, 0), b.y_perm + first * shape.hidden);
+    biases_.add_down(expert, 0, shape.hidden, rows.end - rows.begin,
+                     b.y_perm + first * shape.hidden);
   }
 }
 
@@ -312,11 +343,11 @@ void Grouped::unpermute(Context& context, const TensorView& y, const Buffers& b)
     {
       const Range tokens = part_of(y.dim(0), omp_get_thread_num(), omp_get_num_threads());
       unpermute_rows(b.y_perm, b.permutation.dst_row, b.topk_weights, tokens.begin, tokens.end,
-                     problem_.shape.top_k, hidden, y.as<Element>(), hidden);
+                     shape_.top_k, hidden, y.as<Element>(), hidden);
     }
   });
   context.record("unpermute", y.bytes(), [&] {
-    return fmt::format("{} tokens, weighted sum of {} rows", y.dim(0), problem_.shape.top_k);
+    return fmt::format("{} tokens, weighted sum of {} rows", y.dim(0), shape_.top_k);
   });
 }
 

@@ -25,9 +25,11 @@
 #include <vector>
 
 #include "core/dispatch.h"
+#include "core/expert_set.h"
 #include "core/level.h"
 #include "core/threads.h"
-#include "cpu/isa/swiglu_rows.h"
+#include "cpu/isa/act_rows.h"
+#include "cpu/ops/expert_biases.h"
 #include "cpu/ops/gemm_onednn.h"
 #include "cpu/ops/packed_experts.h"
 #include "cpu/ops/permute.h"
@@ -53,9 +55,9 @@ std::int64_t row_blocks(std::int64_t rows) {
   return (rows + kMaxRows - 1) / kMaxRows;
 }
 
-/// Rows of the largest GEMM that a forward of this shape can ask for.
-std::int64_t most_rows(const Shape& shape) {
-  return std::max(rows_in_block(shape.tokens), kMinRows);
+/// Rows of the largest GEMM that a forward of this problem can ask for.
+std::int64_t most_rows(const Problem& problem) {
+  return std::max(rows_in_block(most_rows_of_expert(problem, problem.shape.tokens)), kMinRows);
 }
 
 /// Each thread's gate|up block lies where y_perm will be, T·K·H fp32 that nothing uses before the
@@ -70,7 +72,7 @@ Panels down_panels(const Shape& shape, int threads) {
 }
 
 ExpertLayouts choose_layouts(const Problem& problem, int threads) {
-  const Shape& shape = problem.shape;
+  const Shape shape = with_shared_slots(problem);
   const std::int64_t expert_rows = std::max<std::int64_t>(shape.routed_rows() / shape.experts, 1);
   return {problem,
           gate_up_panels(shape, threads),
@@ -112,6 +114,8 @@ struct Buffers {
   float* logits;           // [T, E]
   std::int32_t* topk_idx;  // [T, K]
   float* topk_weights;     // [T, K]
+  float* input_weights;    // [T, K] where weights multiply the input, like the next; else null
+  float* row_scale;        // [T·K] the same by routed row
   Permutation permutation;
   std::byte* x_perm;  // [T·K + kMinRows - 1, H] rows grouped by expert, then rows nobody needs
   std::byte* act;     // [T·K + kMinRows - 1, I]
@@ -125,20 +129,24 @@ struct Buffers {
 
 template <class Memory>
 Buffers carve(Memory& memory, const Problem& problem, int threads, std::int64_t tokens) {
-  const Shape& shape = problem.shape;
+  const Shape shape = with_shared_slots(problem);
   const std::int64_t routed = tokens * shape.top_k;
   const auto element = static_cast<std::int64_t>(size_of(problem.dtype));
   Buffers b{};
-  b.logits = memory.template take<float>(tokens * shape.experts);
+  b.logits = memory.template take<float>(tokens * problem.shape.experts);
   b.topk_idx = memory.template take<std::int32_t>(routed);
   b.topk_weights = memory.template take<float>(routed);
+  if (problem.router.weight_on_input) {
+    b.input_weights = memory.template take<float>(routed);
+    b.row_scale = memory.template take<float>(routed);
+  }
   b.permutation.expert_offsets = memory.template take<std::int64_t>(shape.experts + 1);
   b.permutation.src_row = memory.template take<std::int64_t>(routed);
   b.permutation.dst_row = memory.template take<std::int64_t>(routed);
   b.x_perm = memory.template take<std::byte>((routed + kMinRows - 1) * shape.hidden * element);
   b.act = memory.template take<std::byte>((routed + kMinRows - 1) * shape.intermediate * element);
-  b.gate_up_block =
-      std::max(rows_in_block(tokens), kMinRows) * 2 * gate_up_panels(shape, threads).width;
+  b.gate_up_block = std::max(rows_in_block(most_rows_of_expert(problem, tokens)), kMinRows) * 2 *
+                    gate_up_panels(shape, threads).width;
   b.y_perm =
       memory.template take<float>(std::max(routed * shape.hidden, threads * b.gate_up_block));
   b.gate_up = b.y_perm;
@@ -149,6 +157,7 @@ Buffers carve(Memory& memory, const Problem& problem, int threads, std::int64_t 
 
 class Graphs final : public Level {
  public:
+  [[nodiscard]] Features features() const override { return Features::all(); }
   [[nodiscard]] std::string unsupported(const Problem& problem,
                                         const ExecutionOptions& options) const override {
     return onednn::unavailable(problem.dtype, parse_isa(options.isa));
@@ -161,10 +170,11 @@ class Graphs final : public Level {
     carve(arena, problem, options.threads, problem.shape.tokens);
     const ExpertLayouts layouts = choose_layouts(problem, options.threads);
     const auto primitives = (1 + layouts.gate_up.kinds() + layouts.down.kinds()) *
-                            static_cast<std::uint64_t>(most_rows(problem.shape));
+                            static_cast<std::uint64_t>(most_rows(problem));
     const auto threads = static_cast<std::uint64_t>(options.threads);
     return {.workspace = arena.bytes(),
-            .prepared = layouts.packed_bytes(problem.shape.experts) +
+            .prepared = layouts.packed_bytes(with_shared_slots(problem).experts) +
+                        ExpertBiases::bytes(problem) +
                         primitives * (onednn::kGemmBytes + threads * onednn::kGemmCallBytes)};
   }
 
@@ -172,15 +182,18 @@ class Graphs final : public Level {
                const ExecutionOptions& options) override {
     onednn::claim_isa(problem.dtype, parse_isa(options.isa));
     problem_ = problem;
+    shape_ = with_shared_slots(problem);
     threads_ = options.threads;
-    swiglu_ = &swiglu_rows_for(parse_isa(options.isa));
+    act_rows_ = &act_rows_for(parse_isa(options.isa));
+    router_ = {&kernels_for(parse_isa(options.isa)), problem, weights};
+    biases_ = ExpertBiases(problem, weights);
     layouts_ = std::make_unique<ExpertLayouts>(choose_layouts(problem, threads_));
     {
       const onednn::ThreadScope scope(threads_);
       weights_ = std::make_unique<PackedExperts>(*layouts_, problem, weights);
     }
     const auto add = [&](const onednn::WeightLayout& layout, std::int64_t fewest) {
-      menus_.emplace_back(layout, fewest, most_rows(problem.shape), threads_);
+      menus_.emplace_back(layout, fewest, most_rows(problem), threads_);
       scratch_bytes_ =
           std::max(scratch_bytes_, round_up(menus_.back().scratch_bytes(), kArenaAlignment));
     };
@@ -199,15 +212,22 @@ class Graphs final : public Level {
   void forward(Context& context, const TensorView& x, const TensorView& y) override {
     const Buffers b = carve(context.arena, problem_, threads_, x.dim(0));
     const std::int64_t tokens = x.dim(0);
-    const Shape& shape = problem_.shape;
+    const Shape& shape = shape_;
     std::atomic<int> failure = 0;
 #pragma omp parallel num_threads(threads_)
     {
-      const Replay replay{b, x, y, tokens, omp_get_thread_num(), omp_get_num_threads(), &failure};
+      const Replay replay{
+          b, x, y, context.routes, tokens, omp_get_thread_num(), omp_get_num_threads(), &failure};
       route(replay);
 #pragma omp barrier
 #pragma omp single
-      build_permutation(b.topk_idx, tokens, shape.experts, shape.top_k, b.permutation);
+      {
+        build_permutation(b.topk_idx, tokens, shape.experts, shape.top_k, b.permutation);
+        if (b.row_scale != nullptr) {
+          permute_weights(b.input_weights, b.permutation.dst_row, tokens * shape.top_k,
+                          b.row_scale);
+        }
+      }
       permute(replay);
 #pragma omp barrier
       gate_up(replay);
@@ -229,7 +249,7 @@ class Graphs final : public Level {
   [[nodiscard]] std::string plan() const override {
     std::size_t primitives = 0;
     for (const Menu& menu : menus_) primitives += menu.size();
-    const std::int64_t most = most_rows(problem_.shape);
+    const std::int64_t most = most_rows(problem_);
     const Panels& gate_up = layouts_->gate_up.panels();
     const Panels& down = layouts_->down.panels();
     return fmt::format(
@@ -245,6 +265,7 @@ class Graphs final : public Level {
     const Buffers& b;
     const TensorView& x;
     const TensorView& y;
+    const Routes& given;
     std::int64_t tokens;
     int thread;
     int team;
@@ -266,7 +287,7 @@ class Graphs final : public Level {
   void for_each_task(const Replay& replay, std::int64_t panels, const Body& body) {
     const std::int64_t* offsets = replay.b.permutation.expert_offsets;
     std::int64_t task = 0;
-    for (std::int64_t expert = 0; expert < problem_.shape.experts; ++expert) {
+    for (std::int64_t expert = 0; expert < shape_.experts; ++expert) {
       const std::int64_t rows = offsets[expert + 1] - offsets[expert];
       if (rows == 0) continue;
       for (std::int64_t panel = 0; panel < panels; ++panel, ++task) {
@@ -280,8 +301,9 @@ class Graphs final : public Level {
   }
 
   void route(const Replay& replay) {
-    const Shape& shape = problem_.shape;
+    const Shape& shape = shape_;
     const Buffers& b = replay.b;
+    const std::int64_t experts = problem_.shape.experts;
     const Range mine = part_of(replay.tokens, replay.thread, replay.team);
     const std::int64_t count = mine.end - mine.begin;
     const std::size_t row = static_cast<std::size_t>(shape.hidden) * size_of(problem_.dtype);
@@ -289,16 +311,20 @@ class Graphs final : public Level {
       const Range part = part_of(count, block, row_blocks(count));
       const std::int64_t first = mine.begin + part.begin;
       const std::int64_t rows = part.end - part.begin;
-      run(replay, 0, rows, replay.x.as<std::byte>() + static_cast<std::size_t>(first) * row,
-          weights_->router(), b.logits + first * shape.experts);
-      softmax_top_k(b.logits + first * shape.experts, rows, shape.experts, shape.top_k,
-                    b.topk_idx + first * shape.top_k, b.topk_weights + first * shape.top_k);
+      if (layouts_->routed) {
+        run(replay, 0, rows, replay.x.as<std::byte>() + static_cast<std::size_t>(first) * row,
+            weights_->router(), b.logits + first * experts);
+      }
+      const std::int64_t at = first * shape.top_k;
+      choose_experts(router_, replay.x, first, rows, b.logits + first * experts, replay.given,
+                     {b.topk_idx + at, b.topk_weights + at,
+                      b.input_weights == nullptr ? nullptr : b.input_weights + at});
     }
   }
 
   void permute(const Replay& replay) {
-    const Shape& shape = problem_.shape;
-    const std::int64_t routed = replay.tokens * shape.top_k;
+    const Shape& shape = shape_;
+    const std::int64_t routed = replay.b.permutation.expert_offsets[shape.experts];
     const Range mine = part_of(routed, replay.thread, replay.team);
     const std::size_t element = size_of(problem_.dtype);
     const auto row = static_cast<std::size_t>(shape.hidden) * element;
@@ -315,7 +341,7 @@ class Graphs final : public Level {
   }
 
   void gate_up(const Replay& replay) {
-    const Shape& shape = problem_.shape;
+    const Shape& shape = shape_;
     const Panels& panels = layouts_->gate_up.panels();
     float* block = replay.b.gate_up + replay.thread * replay.b.gate_up_block;
     with_element_type(problem_.dtype, [&]<class Element>() {
@@ -326,14 +352,21 @@ class Graphs final : public Level {
           [&](std::int64_t expert, std::int64_t panel, std::int64_t first, std::int64_t rows) {
             run(replay, gate_up_menu_ + layouts_->gate_up.kind_of(panel), rows,
                 x_perm + first * shape.hidden, weights_->gate_up(expert, panel), block);
-            (*swiglu_)(block, rows, panels.width_of(panel),
-                       act + first * shape.intermediate + panels.first(panel), shape.intermediate);
+            ActBlock sums{.sums = block,
+                          .rows = rows,
+                          .columns = panels.width_of(panel),
+                          .step = ActivationStep::of(problem_.activation),
+                          .gate_bias = biases_.gate(expert, panels.first(panel)),
+                          .up_bias = biases_.up(expert, panels.first(panel))};
+            if (replay.b.row_scale != nullptr) sums.row_scale = replay.b.row_scale + first;
+            (*act_rows_)(sums, act + first * shape.intermediate + panels.first(panel),
+                         shape.intermediate);
           });
     });
   }
 
   void down(const Replay& replay) {
-    const Shape& shape = problem_.shape;
+    const Shape& shape = shape_;
     const Panels& panels = layouts_->down.panels();
     const std::int64_t routed = replay.tokens * shape.top_k;
     const auto row = static_cast<std::size_t>(shape.intermediate) * size_of(problem_.dtype);
@@ -349,11 +382,12 @@ class Graphs final : public Level {
               replay.b.act + static_cast<std::size_t>(first) * row, weights_->down(expert, panel),
               few ? few_rows : out);
           if (few) std::copy_n(few_rows, rows * width, out);
+          biases_.add_down(expert, panels.first(panel), width, rows, out);
         });
   }
 
   void unpermute(const Replay& replay) {
-    const Shape& shape = problem_.shape;
+    const Shape& shape = shape_;
     const Panels& panels = layouts_->down.panels();
     const std::int64_t routed = replay.tokens * shape.top_k;
     // (panel, token) pairs, so that one token still occupies several threads.
@@ -373,8 +407,11 @@ class Graphs final : public Level {
   void record(Context& context, std::int64_t tokens, const Buffers& b) const;
 
   Problem problem_;
+  Shape shape_;  // with the shared expert's parts
   int threads_ = 1;
-  const SwigluRows* swiglu_ = nullptr;
+  const ActRows* act_rows_ = nullptr;
+  RouterSetup router_;
+  ExpertBiases biases_;
   std::unique_ptr<ExpertLayouts> layouts_;
   std::unique_ptr<PackedExperts> weights_;
   std::vector<Menu> menus_;  // router, then gate|up per kind of panel, then down per kind of panel
@@ -386,7 +423,7 @@ class Graphs final : public Level {
 
 void Graphs::record(Context& context, std::int64_t tokens, const Buffers& b) const {
   if (context.trace == nullptr) return;
-  const Shape& shape = problem_.shape;
+  const Shape& shape = shape_;
   const std::int64_t routed = tokens * shape.top_k;
   context.record("replay", static_cast<std::uint64_t>(routed * shape.hidden) * sizeof(float),
                  [&] { return fmt::format("{} threads, {} barriers, {}", threads_, 5, plan()); });

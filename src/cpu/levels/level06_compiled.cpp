@@ -25,6 +25,7 @@
 #include <optional>
 #include <string>
 
+#include "core/expert_set.h"
 #include "core/isa.h"
 #include "core/level.h"
 #include "core/threads.h"
@@ -45,16 +46,19 @@ struct Depths {
   std::int64_t intermediate = 0;
 };
 
-Depths padded_depths(const GemmKernels& kernels, const Shape& shape) {
+Depths padded_depths(const GemmKernels& kernels, const Problem& problem) {
+  const Shape& shape = problem.shape;
   const std::int64_t multiple = kernels.depth_multiple;
   return {(shape.hidden + multiple - 1) / multiple * multiple,
-          PackedMatrices::gate_up_panels_for(kernels, shape.intermediate) * kernels.lanes};
+          PackedMatrices::act_columns_for(kernels, shape.intermediate, problem.activation.gated())};
 }
 
 /// Everything forward keeps in the arena, for `tokens` rows.
 struct Workspace {
   std::int32_t* topk_idx = nullptr;  // [T,K]
   float* topk_weights = nullptr;     // [T,K]
+  float* input_weights = nullptr;    // [T,K] where weights multiply the input, like the next
+  float* row_scale = nullptr;        // [T·K] the same by routed row
   Permutation permutation;
   std::int64_t* token_offsets = nullptr;  // [2] the router's only group: all tokens
   ExpertTasks* router_tasks = nullptr;    // [2]
@@ -69,13 +73,18 @@ struct Workspace {
 };
 
 template <class AnyArena>
-Workspace take_workspace(AnyArena& arena, const GemmKernels& kernels, const Shape& shape) {
-  const Depths depths = padded_depths(kernels, shape);
+Workspace take_workspace(AnyArena& arena, const GemmKernels& kernels, const Problem& problem) {
+  const Shape shape = with_shared_slots(problem);
+  const Depths depths = padded_depths(kernels, problem);
   const std::int64_t element = row_element_bytes(kernels.row_layout);
   const std::int64_t routed = shape.routed_rows();
   Workspace space;
   space.topk_idx = arena.template take<std::int32_t>(routed);
   space.topk_weights = arena.template take<float>(routed);
+  if (problem.router.weight_on_input) {
+    space.input_weights = arena.template take<float>(routed);
+    space.row_scale = arena.template take<float>(routed);
+  }
   space.permutation = {arena.template take<std::int64_t>(shape.experts + 1),
                        arena.template take<std::int64_t>(routed),
                        arena.template take<std::int64_t>(routed)};
@@ -87,8 +96,8 @@ Workspace take_workspace(AnyArena& arena, const GemmKernels& kernels, const Shap
   const auto token_bytes = static_cast<std::int64_t>(
       round_up(static_cast<std::size_t>(shape.tokens * depths.hidden * element), kArenaAlignment));
   const std::int64_t region =
-      std::max({token_bytes + shape.tokens * shape.experts * 4, routed * depths.hidden * element,
-                routed * shape.hidden * 4});
+      std::max({token_bytes + shape.tokens * problem.shape.experts * 4,
+                routed * depths.hidden * element, routed * shape.hidden * 4});
   auto* shared = arena.template take<std::byte>(region);
   space.packed_tokens = shared;
   space.logits = reinterpret_cast<float*>(shared + token_bytes);
@@ -99,13 +108,14 @@ Workspace take_workspace(AnyArena& arena, const GemmKernels& kernels, const Shap
 
 class Level06Compiled final : public Level {
  public:
+  [[nodiscard]] Features features() const override { return Features::all(); }
   [[nodiscard]] MemoryNeeds memory(const Problem& problem,
                                    const ExecutionOptions& options) const override {
     const GemmKernels& kernels = kernels_for(parse_isa(options.isa)).gemm(problem.dtype);
-    const Shape& shape = problem.shape;
-    const Depths depths = padded_depths(kernels, shape);
+    const Shape shape = with_shared_slots(problem);
+    const Depths depths = padded_depths(kernels, problem);
     ArenaPlan plan;
-    take_workspace(plan, kernels, shape);
+    take_workspace(plan, kernels, problem);
     // Every buffer is rounded up to whole pages by the kernel.
     const auto buffer = [&](std::int64_t panels, std::int64_t depth) {
       constexpr std::size_t kPage = 4096;
@@ -114,29 +124,40 @@ class Level06Compiled final : public Level {
       return std::uint64_t{round_up(static_cast<std::size_t>(bytes), kPage)};
     };
     const std::int64_t gate_up =
-        shape.experts * PackedMatrices::gate_up_panels_for(kernels, shape.intermediate);
+        shape.experts *
+        PackedMatrices::gate_up_panels_for(kernels, shape.intermediate, problem.activation.gated());
     const std::int64_t down = shape.experts * PackedMatrices::panels_for(kernels, shape.hidden);
-    const std::int64_t router = PackedMatrices::panels_for(kernels, shape.experts);
+    const std::int64_t router = problem.router.scoring == Scoring::kGiven
+                                    ? 0
+                                    : PackedMatrices::panels_for(kernels, problem.shape.experts);
+    const std::int64_t biases = problem.expert_bias ? static_cast<std::int64_t>(sizeof(float)) *
+                                                          (gate_up + down) * kernels.panel_columns()
+                                                    : 0;
     return {.workspace = plan.bytes(),
             .transient = 0,
             .prepared = buffer(gate_up, depths.hidden) + buffer(down, depths.intermediate) +
-                        buffer(router, depths.hidden)};
+                        buffer(router, depths.hidden) + static_cast<std::uint64_t>(biases)};
   }
 
   void prepare(const Problem& problem, const Weights& weights,
                const ExecutionOptions& options) override {
     problem_ = problem;
+    shape_ = with_shared_slots(problem);
     threads_ = options.threads;
     kernels_ = &kernels_for(parse_isa(options.isa));
     gemm_ = &kernels_->gemm(problem.dtype);
-    const Depths depths = padded_depths(*gemm_, problem.shape);
-    TensorView router = weights.router;
-    router.rank = 3;
-    router.dims = {1, problem.shape.experts, problem.shape.hidden};
-    router_ = PackedMatrices::pack(*gemm_, router, depths.hidden, threads_);
-    gate_up_ =
-        PackedMatrices::pack_gate_up(*gemm_, weights.gate, weights.up, depths.hidden, threads_);
-    down_ = PackedMatrices::pack(*gemm_, weights.down, depths.intermediate, threads_);
+    const Depths depths = padded_depths(*gemm_, problem);
+    router_ = {kernels_, problem, weights};
+    if (problem.router.scoring != Scoring::kGiven) {
+      TensorView router = weights.router;
+      router.rank = 3;
+      router.dims = {1, problem.shape.experts, problem.shape.hidden};
+      packed_router_ = PackedMatrices::pack(*gemm_, router, depths.hidden, threads_);
+    }
+    const ExpertSet experts(problem, weights);
+    gate_up_ = PackedMatrices::pack_gate_up(*gemm_, experts, depths.hidden, threads_);
+    down_ = PackedMatrices::pack_down(*gemm_, experts, depths.intermediate, threads_);
+    if (problem.expert_bias) pack_biases(experts);
     choose_tiles(options);
   }
 
@@ -149,6 +170,8 @@ class Level06Compiled final : public Level {
   [[nodiscard]] std::string plan() const override;
 
  private:
+  /// Biases in the order of the panels' columns, zero where a panel has no column.
+  void pack_biases(const ExpertSet& experts);
   /// From the cache, then from the tuner, else from the heuristic.
   void choose_tiles(const ExecutionOptions& options);
   /// Tokens or (token, columns) units of the combine pass of one thread.
@@ -156,12 +179,16 @@ class Level06Compiled final : public Level {
                std::int64_t parts) const;
 
   Problem problem_;
+  Shape shape_;  // with the shared expert's parts
   int threads_ = 1;
   const Kernels* kernels_ = nullptr;
   const GemmKernels* gemm_ = nullptr;
-  PackedMatrices router_;   // [H] x [E]
-  PackedMatrices gate_up_;  // E x [H] x [2·I]
-  PackedMatrices down_;     // E x [I] x [H]
+  RouterSetup router_;
+  PackedMatrices packed_router_;     // [H] x [E]; empty for given routes
+  PackedMatrices gate_up_;           // E x [H] x [2·I]; without a gate matrix E x [H] x [I]
+  PackedMatrices down_;              // E x [I] x [H]
+  std::vector<float> gate_up_bias_;  // [E][panels of gate_up_][columns]; empty without biases
+  std::vector<float> down_bias_;     // the same for down_
   TileChoices choices_;
   TunedRanges tuned_;
   std::string provenance_;
@@ -171,8 +198,30 @@ class Level06Compiled final : public Level {
   std::array<Counter, 3> counters_;
 };
 
+void Level06Compiled::pack_biases(const ExpertSet& experts) {
+  const bool gated = problem_.activation.gated();
+  const auto width = static_cast<std::int64_t>(gemm_->panel_columns());
+  const std::int64_t half = gated ? gemm_->lanes : width;
+  const auto size = [&](const PackedMatrices& matrices) {
+    return static_cast<std::size_t>(experts.count() * matrices.panels() * width);
+  };
+  gate_up_bias_.assign(size(gate_up_), 0.0F);
+  down_bias_.assign(size(down_), 0.0F);
+  for (std::int64_t number = 0; number < problem_.shape.experts; ++number) {
+    const ExpertMatrices expert = experts.at(number);
+    float* gate_up = gate_up_bias_.data() + number * gate_up_.panels() * width;
+    for (std::int64_t i = 0; i < expert.width; ++i) {
+      float* panel = gate_up + i / half * width + i % half;
+      if (gated) *panel = expert.gate_bias[i];
+      panel[gated ? half : 0] = expert.up_bias[i];
+    }
+    std::copy_n(expert.down_bias, problem_.shape.hidden,
+                down_bias_.data() + number * down_.panels() * width);
+  }
+}
+
 void Level06Compiled::choose_tiles(const ExecutionOptions& options) {
-  const Shape& shape = problem_.shape;
+  const Shape& shape = shape_;
   const TuneCache cache(options.tune_cache, {.cpu = machine_name(),
                                              .isa = std::string(name_of(kernels_->isa)),
                                              .dtype = problem_.dtype,
@@ -189,6 +238,7 @@ void Level06Compiled::choose_tiles(const ExecutionOptions& options) {
                           .down = &down_,
                           .shape = shape,
                           .dtype = problem_.dtype,
+                          .step = ActivationStep::of(problem_.activation),
                           .threads = threads_,
                           .progress = options.progress,
                           .cancel = options.cancel},
@@ -239,7 +289,7 @@ void Level06Compiled::combine(const Workspace& space, const TensorView& y, std::
                               std::int64_t parts) const {
   constexpr std::int64_t kColumns = 512;  // few tokens still occupy all threads
   const std::int64_t hidden = problem_.shape.hidden;
-  const std::int64_t top_k = problem_.shape.top_k;
+  const std::int64_t top_k = shape_.top_k;
   const std::int64_t pieces = (hidden + kColumns - 1) / kColumns;
   const Range units = part_of(y.dim(0) * pieces, index, parts);
   for (std::int64_t unit = units.begin; unit < units.end; ++unit) {
@@ -260,57 +310,75 @@ void Level06Compiled::combine(const Workspace& space, const TensorView& y, std::
 }
 
 void Level06Compiled::forward(Context& context, const TensorView& x, const TensorView& y) {
-  Shape shape = problem_.shape;
-  shape.tokens = x.dim(0);
-  const std::int64_t experts = shape.experts;
-  const Depths depths = padded_depths(*gemm_, shape);
-  const Workspace space = take_workspace(context.arena, *gemm_, shape);
+  Problem problem = problem_;
+  problem.shape.tokens = x.dim(0);
+  const Shape shape = with_shared_slots(problem);
+  const std::int64_t experts = problem.shape.experts;
+  const bool has_router = problem.router.scoring != Scoring::kGiven;
+  const Depths depths = padded_depths(*gemm_, problem);
+  const Workspace space = take_workspace(context.arena, *gemm_, problem);
   for (Counter& counter : counters_) counter.value.store(0, std::memory_order_relaxed);
 
   space.token_offsets[0] = 0;
   space.token_offsets[1] = shape.tokens;
   const RowGroups token_group{space.token_offsets, 1, &choices_};
-  const RowGroups expert_groups{space.permutation.expert_offsets, experts, &choices_};
-  plan_tasks(token_group, router_.panels(), threads_, space.router_tasks);
+  const RowGroups expert_groups{space.permutation.expert_offsets, shape.experts, &choices_};
+  if (has_router) plan_tasks(token_group, packed_router_.panels(), threads_, space.router_tasks);
   const GroupedGemm router{.kernels = gemm_,
-                           .weights = &router_,
+                           .weights = &packed_router_,
                            .groups = token_group,
                            .tasks = space.router_tasks,
                            .a = space.packed_tokens,
                            .c = space.logits,
                            .c_columns = experts};
-  const GroupedGemm gate_up{.kernels = gemm_,
-                            .weights = &gate_up_,
-                            .groups = expert_groups,
-                            .tasks = space.gate_up_tasks,
-                            .a = space.x_perm,
-                            .epilogue = Epilogue::kSwiGlu,
-                            .act = space.act,
-                            .act_depth = depths.intermediate};
+  const ActivationStep step = ActivationStep::of(problem.activation);
+  const GroupedGemm gate_up{
+      .kernels = gemm_,
+      .weights = &gate_up_,
+      .groups = expert_groups,
+      .tasks = space.gate_up_tasks,
+      .a = space.x_perm,
+      .epilogue = step.kind == ActivationStep::Kind::kSwiGlu ? Epilogue::kSwiGlu : Epilogue::kAct,
+      .act = space.act,
+      .act_depth = depths.intermediate,
+      .step = step,
+      .bias = gate_up_bias_.empty() ? nullptr : gate_up_bias_.data(),
+      .row_scale = space.row_scale};
   const GroupedGemm down{.kernels = gemm_,
                          .weights = &down_,
                          .groups = expert_groups,
                          .tasks = space.down_tasks,
                          .a = space.act,
                          .c = space.y_perm,
-                         .c_columns = shape.hidden};
+                         .c_columns = shape.hidden,
+                         .bias = down_bias_.empty() ? nullptr : down_bias_.data()};
 
 #pragma omp parallel num_threads(threads_)
   {
     const int index = omp_get_thread_num();
     const int parts = omp_get_num_threads();
-    pack_groups(*gemm_, token_group, x, nullptr, depths.hidden, index, parts, space.packed_tokens);
+    if (has_router) {
+      pack_groups(*gemm_, token_group, x, nullptr, depths.hidden, index, parts,
+                  space.packed_tokens);
 #pragma omp barrier
-    run_tasks(router, counters_[0].value);
+      run_tasks(router, counters_[0].value);
 #pragma omp barrier
+    }
     const Range tokens = part_of(shape.tokens, index, parts);
-    softmax_top_k(space.logits + tokens.begin * experts, tokens.end - tokens.begin, experts,
-                  shape.top_k, space.topk_idx + tokens.begin * shape.top_k,
-                  space.topk_weights + tokens.begin * shape.top_k);
+    const std::int64_t at = tokens.begin * shape.top_k;
+    choose_experts(router_, x, tokens.begin, tokens.end - tokens.begin,
+                   space.logits + tokens.begin * experts, context.routes,
+                   {space.topk_idx + at, space.topk_weights + at,
+                    space.input_weights == nullptr ? nullptr : space.input_weights + at});
 #pragma omp barrier
 #pragma omp single
     {
-      build_permutation(space.topk_idx, shape.tokens, experts, shape.top_k, space.permutation);
+      build_permutation(space.topk_idx, shape.tokens, shape.experts, shape.top_k,
+                        space.permutation);
+      if (space.row_scale != nullptr) {
+        permute_weights(space.input_weights, space.permutation.dst_row, shape.tokens * shape.top_k,
+                        space.row_scale);
+      }
       plan_tasks(expert_groups, gate_up_.panels(), parts, space.gate_up_tasks);
       plan_tasks(expert_groups, down_.panels(), parts, space.down_tasks);
     }
@@ -333,11 +401,11 @@ void Level06Compiled::forward(Context& context, const TensorView& x, const Tenso
                  [&] { return fmt::format("pack {} rows into blocks by expert", routed); });
   context.record("grouped_gemm",
                  bytes(routed * depths.intermediate * row_element_bytes(gemm_->row_layout)), [&] {
-                   return fmt::format("gate|up with swiglu in the epilogue, {} tasks",
-                                      space.gate_up_tasks[experts].first_task);
+                   return fmt::format("gate|up with the activation in the epilogue, {} tasks",
+                                      space.gate_up_tasks[shape.experts].first_task);
                  });
   context.record("grouped_gemm", bytes(routed * shape.hidden * 4), [&] {
-    return fmt::format("down, {} tasks", space.down_tasks[experts].first_task);
+    return fmt::format("down, {} tasks", space.down_tasks[shape.experts].first_task);
   });
   context.record("unpermute", y.bytes(), [&] { return fmt::format("combine {} rows", routed); });
 }

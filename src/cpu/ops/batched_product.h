@@ -1,8 +1,10 @@
 // Batched matrix-vector product and the weighted sum of its rows (levels 1 and 2).
 #pragma once
 
+#include <array>
 #include <cstdint>
 
+#include "core/expert_set.h"
 #include "core/scalar.h"
 #include "cpu/isa/kernels.h"
 #include "cpu/ops/row_blocks.h"
@@ -25,18 +27,25 @@ void batched_product(const Kernels& kernels, const Element* matrices, const Elem
       });
 }
 
-/// y[t, h] = sum over slots k of topk_weights[t, k] · y_rows[t·K + k, h], slots in order, fp32.
+/// y[t, h] = sum over slots k of topk_weights[t, k] · (y_rows[t·K + k, h] + bias of the slot's expert),
+/// slots in order, fp32; slots whose expert is below 0 are left out.
 template <class Element>
-void combine_rows(const float* y_rows, const float* topk_weights, std::int64_t tokens,
-                  std::int64_t top_k, std::int64_t hidden, int threads, Element* y) {
+void combine_rows(const ExpertSet& experts, const float* y_rows, const std::int32_t* topk_idx,
+                  const float* topk_weights, std::int64_t tokens, std::int64_t top_k,
+                  std::int64_t hidden, int threads, Element* y) {
   for_each_row_block(
       tokens, hidden, threads, [&](std::int64_t token, std::int64_t first, std::int64_t end) {
-        for (std::int64_t h = first; h < end; ++h) {
-          float sum = 0;
-          for (std::int64_t slot = 0; slot < top_k; ++slot) {
-            sum += topk_weights[token * top_k + slot] * y_rows[(token * top_k + slot) * hidden + h];
+        std::array<float, kColumnBlock> sum{};
+        for (std::int64_t row = token * top_k; row < (token + 1) * top_k; ++row) {
+          if (topk_idx[row] < 0) continue;
+          const float* bias = experts.at(topk_idx[row]).down_bias;
+          for (std::int64_t h = first; h < end; ++h) {
+            const float value = y_rows[row * hidden + h] + (bias != nullptr ? bias[h] : 0.0F);
+            sum[static_cast<std::size_t>(h - first)] += topk_weights[row] * value;
           }
-          y[token * hidden + h] = from_float<Element>(sum);
+        }
+        for (std::int64_t h = first; h < end; ++h) {
+          y[token * hidden + h] = from_float<Element>(sum[static_cast<std::size_t>(h - first)]);
         }
       });
 }

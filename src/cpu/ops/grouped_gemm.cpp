@@ -77,7 +77,13 @@ void multiply_panels(const GroupedGemm& gemm, const Task& task, std::int64_t pan
   tile.epilogue = gemm.epilogue;
   tile.c_stride = gemm.c_columns;
   tile.columns = gemm.c_columns - column;
-  tile.act_column = panel * kernels.lanes;
+  const bool ungated =
+      gemm.epilogue == Epilogue::kAct && gemm.step.kind == ActivationStep::Kind::kReLU2;
+  tile.act_column = panel * (ungated ? kernels.panel_columns() : kernels.lanes);
+  tile.step = gemm.step;
+  if (gemm.bias != nullptr) {
+    tile.bias = gemm.bias + (task.expert * weights.panels() + panel) * kernels.panel_columns();
+  }
   tile.act_depth = gemm.act_depth;
 
   alignas(64) std::array<float, static_cast<std::size_t>(kPartialRows * kPartialColumns)> partial;
@@ -106,6 +112,7 @@ void multiply_panels(const GroupedGemm& gemm, const Task& task, std::int64_t pan
         } else {
           tile.act = static_cast<char*>(gemm.act) + row * act_row_bytes;
         }
+        if (gemm.row_scale != nullptr) tile.row_scale = gemm.row_scale + row;
         int lines = 0;
         if (choice.prefetch && target != nullptr && block - begin < sharing) {
           tile.prefetch = target + (block - begin) * share_bytes;

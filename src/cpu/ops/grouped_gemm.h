@@ -87,8 +87,12 @@ struct GroupedGemm {
   Epilogue epilogue = Epilogue::kStore;
   float* c = nullptr;  ///< kStore: [rows, c_columns]
   std::int64_t c_columns = 0;
-  void* act = nullptr;  ///< kSwiGlu: packed blocks of depth act_depth
+  void* act = nullptr;  ///< kSwiGlu and kAct: packed blocks of depth act_depth
   std::int64_t act_depth = 0;
+  ActivationStep step = {};  ///< kAct
+  /// [experts][panels][panel columns], added to the sums; null: none.
+  const float* bias = nullptr;
+  const float* row_scale = nullptr;  ///< [rows], multiplies the sums before that; null: 1
 };
 
 /// Fills tasks[experts+1] for `threads` threads.

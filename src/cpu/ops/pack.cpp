@@ -107,9 +107,17 @@ std::int64_t PackedMatrices::panels_for(const GemmKernels& kernels, std::int64_t
   return (columns + width - 1) / width;
 }
 
-std::int64_t PackedMatrices::gate_up_panels_for(const GemmKernels& kernels, std::int64_t columns) {
-  const std::int64_t unit = std::max(kernels.lanes, kernels.depth_multiple);
-  return (columns + unit - 1) / unit * (unit / kernels.lanes);
+std::int64_t PackedMatrices::gate_up_panels_for(const GemmKernels& kernels, std::int64_t columns,
+                                                bool gated) {
+  const std::int64_t per_panel = gated ? kernels.lanes : kernels.panel_columns();
+  const std::int64_t unit = std::max<std::int64_t>(per_panel, kernels.depth_multiple);
+  return (columns + unit - 1) / unit * (unit / per_panel);
+}
+
+std::int64_t PackedMatrices::act_columns_for(const GemmKernels& kernels, std::int64_t columns,
+                                             bool gated) {
+  return gate_up_panels_for(kernels, columns, gated) *
+         (gated ? kernels.lanes : kernels.panel_columns());
 }
 
 std::int64_t PackedMatrices::panel_bytes_for(const GemmKernels& kernels, DType dtype,
@@ -117,61 +125,74 @@ std::int64_t PackedMatrices::panel_bytes_for(const GemmKernels& kernels, DType d
   return padded_depth * kernels.panel_columns() * static_cast<std::int64_t>(size_of(dtype));
 }
 
-namespace {
-
-/// Weights of column `column` of matrix `matrix` of a stored [matrices, columns, depth]; null beyond.
-const void* stored_column(const TensorView& weights, std::int64_t matrix, std::int64_t column) {
-  if (column >= weights.dim(1)) return nullptr;
-  const std::int64_t index = (matrix * weights.dim(1) + column) * weights.dim(2);
-  return weights.as<const char>() + index * static_cast<std::int64_t>(size_of(weights.dtype));
+template <class Source>
+void PackedMatrices::fill(const GemmKernels& kernels, DType dtype, int threads,
+                          const Source& source) {
+  const int width = kernels.panel_columns();
+  const RowLayout layout = dtype == DType::kF32 ? RowLayout::kColumns : RowLayout::kPairs;
+#pragma omp parallel for schedule(static) num_threads(threads)
+  for (std::int64_t unit = 0; unit < matrices_ * panels_; ++unit) {
+    std::array<const void*, kMaxPackedRows> columns{};
+    std::int64_t depth = 0;
+    for (int i = 0; i < width; ++i) {
+      const Column column = source(unit / panels_, unit % panels_, i);
+      columns[static_cast<std::size_t>(i)] = column.values;
+      if (column.values != nullptr) depth = column.depth;
+    }
+    pack_rows(layout, dtype, columns.data(), width, depth, depth_,
+              buffer_.as<char>() + unit * panel_bytes_);
+  }
 }
-
-RowLayout panel_layout(DType dtype) {
-  return dtype == DType::kF32 ? RowLayout::kColumns : RowLayout::kPairs;
-}
-
-}  // namespace
 
 PackedMatrices PackedMatrices::pack(const GemmKernels& kernels, const TensorView& weights,
                                     std::int64_t padded_depth, int threads) {
-  const std::int64_t panels = panels_for(kernels, weights.dim(1));
-  PackedMatrices packed(weights.dim(0), panels,
+  PackedMatrices packed(weights.dim(0), panels_for(kernels, weights.dim(1)),
                         panel_bytes_for(kernels, weights.dtype, padded_depth), padded_depth);
-  const int width = kernels.panel_columns();
-#pragma omp parallel for schedule(static) num_threads(threads)
-  for (std::int64_t unit = 0; unit < packed.matrices_ * panels; ++unit) {
-    const std::int64_t matrix = unit / panels;
-    std::array<const void*, kMaxPackedRows> columns{};
-    for (int i = 0; i < width; ++i) {
-      columns[static_cast<std::size_t>(i)] =
-          stored_column(weights, matrix, unit % panels * width + i);
-    }
-    pack_rows(panel_layout(weights.dtype), weights.dtype, columns.data(), width, weights.dim(2),
-              padded_depth, packed.buffer_.as<char>() + unit * packed.panel_bytes_);
-  }
+  const auto row_bytes = weights.dim(2) * static_cast<std::int64_t>(size_of(weights.dtype));
+  packed.fill(kernels, weights.dtype, threads,
+              [&](std::int64_t matrix, std::int64_t panel, int at) -> Column {
+                const std::int64_t column = panel * kernels.panel_columns() + at;
+                if (column >= weights.dim(1)) return {};
+                return {weights.as<const char>() + (matrix * weights.dim(1) + column) * row_bytes,
+                        weights.dim(2)};
+              });
   return packed;
 }
 
-PackedMatrices PackedMatrices::pack_gate_up(const GemmKernels& kernels, const TensorView& gate,
-                                            const TensorView& up, std::int64_t padded_depth,
-                                            int threads) {
-  const std::int64_t panels = gate_up_panels_for(kernels, gate.dim(1));
-  PackedMatrices packed(gate.dim(0), panels, panel_bytes_for(kernels, gate.dtype, padded_depth),
-                        padded_depth);
-  const int lanes = kernels.lanes;
-#pragma omp parallel for schedule(static) num_threads(threads)
-  for (std::int64_t unit = 0; unit < packed.matrices_ * panels; ++unit) {
-    const std::int64_t matrix = unit / panels;
-    std::array<const void*, kMaxPackedRows> columns{};
-    for (int i = 0; i < lanes; ++i) {
-      const std::int64_t column = unit % panels * lanes + i;
-      columns[static_cast<std::size_t>(i)] = stored_column(gate, matrix, column);
-      columns[static_cast<std::size_t>(lanes) + static_cast<std::size_t>(i)] =
-          stored_column(up, matrix, column);
-    }
-    pack_rows(panel_layout(gate.dtype), gate.dtype, columns.data(), 2 * lanes, gate.dim(2),
-              padded_depth, packed.buffer_.as<char>() + unit * packed.panel_bytes_);
-  }
+PackedMatrices PackedMatrices::pack_gate_up(const GemmKernels& kernels, const ExpertSet& experts,
+                                            std::int64_t padded_depth, int threads) {
+  const Problem& problem = experts.problem();
+  const bool gated = problem.activation.gated();
+  const std::int64_t hidden = problem.shape.hidden;
+  const std::int64_t row_bytes = hidden * static_cast<std::int64_t>(size_of(problem.dtype));
+  const int half = gated ? kernels.lanes : kernels.panel_columns();
+  PackedMatrices packed(experts.count(),
+                        gate_up_panels_for(kernels, problem.shape.intermediate, gated),
+                        panel_bytes_for(kernels, problem.dtype, padded_depth), padded_depth);
+  packed.fill(kernels, problem.dtype, threads,
+              [&](std::int64_t number, std::int64_t panel, int at) -> Column {
+                const ExpertMatrices expert = experts.at(number);
+                const std::int64_t column = panel * half + at % half;
+                if (column >= expert.width) return {};
+                const bool gate = gated && at < half;
+                return {(gate ? expert.gate : expert.up) + column * row_bytes, hidden};
+              });
+  return packed;
+}
+
+PackedMatrices PackedMatrices::pack_down(const GemmKernels& kernels, const ExpertSet& experts,
+                                         std::int64_t padded_depth, int threads) {
+  const Problem& problem = experts.problem();
+  const std::int64_t hidden = problem.shape.hidden;
+  PackedMatrices packed(experts.count(), panels_for(kernels, hidden),
+                        panel_bytes_for(kernels, problem.dtype, padded_depth), padded_depth);
+  packed.fill(kernels, problem.dtype, threads,
+              [&](std::int64_t number, std::int64_t panel, int at) -> Column {
+                const ExpertMatrices expert = experts.at(number);
+                const std::int64_t column = panel * kernels.panel_columns() + at;
+                if (column >= hidden) return {};
+                return {expert.down + column * expert.down_stride, expert.width};
+              });
   return packed;
 }
 

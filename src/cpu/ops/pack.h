@@ -4,6 +4,7 @@
 
 #include <cstdint>
 
+#include "core/expert_set.h"
 #include "core/memory.h"
 #include "cpu/isa/gemm_tile.h"
 #include "moe/tensor.h"
@@ -33,14 +34,21 @@ class PackedMatrices {
   /// [matrices, columns, depth] as stored, padded to `padded_depth`.
   static PackedMatrices pack(const GemmKernels& kernels, const TensorView& weights,
                              std::int64_t padded_depth, int threads);
-  /// gate and up [matrices, columns, depth], interleaved by half panels. Panels are added until their
-  /// gate columns fill a multiple of depth_multiple: they are the depth of the next product.
-  static PackedMatrices pack_gate_up(const GemmKernels& kernels, const TensorView& gate,
-                                     const TensorView& up, std::int64_t padded_depth, int threads);
+  /// gate and up of all experts, interleaved by half panels; without a gate matrix up alone, in whole
+  /// panels. Panels are added until their act columns fill a multiple of depth_multiple: they are the
+  /// depth of the next product.
+  static PackedMatrices pack_gate_up(const GemmKernels& kernels, const ExpertSet& experts,
+                                     std::int64_t padded_depth, int threads);
+  /// down of all experts.
+  static PackedMatrices pack_down(const GemmKernels& kernels, const ExpertSet& experts,
+                                  std::int64_t padded_depth, int threads);
 
-  /// Panels of a matrix with `columns` columns; of a gate-up pair with `columns` each.
+  /// Panels of a matrix with `columns` columns; of a gate-up pair with `columns` each, or of up alone.
   static std::int64_t panels_for(const GemmKernels& kernels, std::int64_t columns);
-  static std::int64_t gate_up_panels_for(const GemmKernels& kernels, std::int64_t columns);
+  static std::int64_t gate_up_panels_for(const GemmKernels& kernels, std::int64_t columns,
+                                         bool gated);
+  /// Columns of act that those panels make.
+  static std::int64_t act_columns_for(const GemmKernels& kernels, std::int64_t columns, bool gated);
   static std::int64_t panel_bytes_for(const GemmKernels& kernels, DType dtype,
                                       std::int64_t padded_depth);
 
@@ -54,6 +62,16 @@ class PackedMatrices {
   [[nodiscard]] std::size_t bytes() const { return buffer_.size(); }
 
  private:
+  /// A column of weights as stored; all zero where `values` is null.
+  struct Column {
+    const void* values = nullptr;
+    std::int64_t depth = 0;
+  };
+  /// Panels whose columns `source(matrix, panel, column of the panel)` tells. All columns of a matrix
+  /// have one depth.
+  template <class Source>
+  void fill(const GemmKernels& kernels, DType dtype, int threads, const Source& source);
+
   PackedMatrices(std::int64_t matrices, std::int64_t panels, std::int64_t panel_bytes,
                  std::int64_t depth);
 

@@ -36,6 +36,7 @@ class PanelLayouts {
                std::int64_t typical_rows, int threads);
 
   [[nodiscard]] const Panels& panels() const { return panels_; }
+  [[nodiscard]] std::int64_t matrices() const { return matrices_; }
   [[nodiscard]] std::size_t kinds() const { return layouts_.size(); }
   [[nodiscard]] std::size_t kind_of(std::int64_t panel) const {
     return panel + 1 == panels_.count() ? layouts_.size() - 1 : 0;
@@ -47,23 +48,28 @@ class PanelLayouts {
 
  private:
   Panels panels_;
+  std::int64_t matrices_;
   std::vector<onednn::WeightLayout> layouts_;
 };
 
 /// The layouts of all products of a layer.
 struct ExpertLayouts {
-  /// For GEMMs of `threads` threads. `router_rows` and `expert_rows` are typical values of m.
+  /// For GEMMs of `threads` threads. `router_rows` and `expert_rows` are typical values of m. Without
+  /// a gate matrix the first product is up alone.
   ExpertLayouts(const Problem& problem, const Panels& gate_up_panels, const Panels& down_panels,
                 std::int64_t router_rows, std::int64_t expert_rows, int threads);
 
+  /// Of that many experts and the router, if the problem has one.
   [[nodiscard]] std::uint64_t packed_bytes(std::int64_t experts) const;
 
+  bool routed;
   onednn::WeightLayout router;  // n = E
   PanelLayouts gate_up;         // n = 2·width: gate columns of the panel, then its up columns
   PanelLayouts down;            // n = width
 };
 
-/// Packs all weights once; the caller's are not needed afterwards.
+/// Packs the matrices of all experts, the shared one's parts among them, and of the router once; the
+/// caller's are not needed afterwards.
 class PackedExperts {
  public:
   PackedExperts(const ExpertLayouts& layouts, const Problem& problem, const Weights& weights);
@@ -80,7 +86,7 @@ class PackedExperts {
   std::int64_t gate_up_panels_;
   std::int64_t down_panels_;
   HostBuffer storage_;
-  std::vector<onednn::PackedMatrix> router_;   // one
+  std::vector<onednn::PackedMatrix> router_;   // one; none for given routes
   std::vector<onednn::PackedMatrix> gate_up_;  // [E · panels]
   std::vector<onednn::PackedMatrix> down_;     // [E · panels]
 };

@@ -13,16 +13,29 @@ void build_permutation(const std::int32_t* topk_idx, std::int64_t tokens, std::i
   const std::int64_t routed = tokens * top_k;
   std::int64_t* offsets = permutation.expert_offsets;
   std::fill(offsets, offsets + experts + 1, std::int64_t{0});
-  for (std::int64_t i = 0; i < routed; ++i) ++offsets[topk_idx[i] + 1];
+  for (std::int64_t i = 0; i < routed; ++i) {
+    if (topk_idx[i] >= 0) ++offsets[topk_idx[i] + 1];
+  }
   for (std::int64_t expert = 0; expert < experts; ++expert) offsets[expert + 1] += offsets[expert];
   // offsets[e] serves as the cursor of expert e and so ends at the start of expert e+1: shift back.
   for (std::int64_t i = 0; i < routed; ++i) {
+    if (topk_idx[i] < 0) {
+      permutation.dst_row[i] = -1;
+      continue;
+    }
     const std::int64_t row = offsets[topk_idx[i]]++;
     permutation.dst_row[i] = row;
     permutation.src_row[row] = i / top_k;
   }
   for (std::int64_t expert = experts; expert > 0; --expert) offsets[expert] = offsets[expert - 1];
   offsets[0] = 0;
+}
+
+void permute_weights(const float* weights, const std::int64_t* dst_row, std::int64_t count,
+                     float* permuted) {
+  for (std::int64_t i = 0; i < count; ++i) {
+    if (dst_row[i] >= 0) permuted[dst_row[i]] = weights[i];
+  }
 }
 
 void permute_rows(const void* x, const std::int64_t* src_row, std::int64_t first, std::int64_t end,
@@ -47,6 +60,7 @@ void unpermute_rows(const float* y_perm, const std::int64_t* dst_row, const floa
       const std::int64_t count = std::min(kBlock, columns - column);
       std::fill_n(sum.data(), count, 0.0F);
       for (std::int64_t slot = 0; slot < top_k; ++slot) {
+        if (dst_row[token * top_k + slot] < 0) continue;
         const float weight = topk_weights[token * top_k + slot];
         const float* row = y_perm + dst_row[token * top_k + slot] * columns + column;
         for (std::int64_t i = 0; i < count; ++i)

@@ -1,4 +1,5 @@
-// Router of the CPU levels: logits -> K experts and K weights per token.
+// Routers of the CPU levels: logits -> K experts and K weights per token, and the shared expert's slots
+// after them (core/expert_set.h).
 #pragma once
 
 #include <cstdint>
@@ -8,18 +9,32 @@
 
 namespace moe::cpu {
 
-/// Softmax over all E, top-k, renormalise, for `tokens` rows of fp32 logits[tokens,E].
-/// topk_idx[tokens,K] in descending order of weight, lowest index first among equals;
-/// topk_weights[tokens,K] sums to 1 per token. NaN logits rank below every number. Serial; callers
-/// split rows over threads.
-void softmax_top_k(const float* logits, std::int64_t tokens, std::int64_t experts,
-                   std::int64_t top_k, std::int32_t* topk_idx, float* topk_weights);
+/// What routing needs beside logits.
+struct RouterSetup {
+  const Kernels* kernels = nullptr;
+  Problem problem;
+  Weights weights;
+};
 
-/// router_logits and softmax_top_k for `tokens` rows from `first_token` on, rows split over
-/// `threads`. logits[tokens,E], topk_idx[tokens,K] and topk_weights[tokens,K] start at first_token.
-void route(const Kernels& kernels, const TensorView& x, const TensorView& router,
-           std::int64_t top_k, std::int64_t first_token, std::int64_t tokens, int threads,
-           float* logits, std::int32_t* topk_idx, float* topk_weights);
+/// Where routing writes; rows are of K' = K + P slots, P those of the shared expert.
+struct RoutedSlots {
+  std::int32_t* experts = nullptr;  ///< [rows,K'] in descending order of score; -1: not used
+  float* weights = nullptr;         ///< [rows,K'] what each expert's output is multiplied by
+  /// [rows,K'] what its input is multiplied by; null where nothing is (Router::weight_on_input).
+  float* input_weights = nullptr;
+};
+
+/// Experts and weights of rows first_token.. of x from their logits[tokens,E], which are overwritten;
+/// `given` are all rows' of Scoring::kGiven. Lowest index first among equal scores; NaN logits count as
+/// -infinity; scores that are all zero give weights of zero. Serial; callers split rows over threads.
+void choose_experts(const RouterSetup& setup, const TensorView& x, std::int64_t first_token,
+                    std::int64_t tokens, float* logits, const Routes& given,
+                    const RoutedSlots& slots);
+
+/// router_logits and choose_experts, rows split over `threads`.
+void route(const RouterSetup& setup, const TensorView& x, std::int64_t first_token,
+           std::int64_t tokens, int threads, float* logits, const Routes& given,
+           const RoutedSlots& slots);
 
 /// logits[tokens,E] = x[tokens,H] · router[E,H]^T, one dot product per element. Serial.
 void router_logits(const Kernels& kernels, const TensorView& x, const TensorView& router,

@@ -106,9 +106,12 @@ class Trial {
                               .groups = groups,
                               .tasks = gate_up_tasks_.data(),
                               .a = x_.data(),
-                              .epilogue = Epilogue::kSwiGlu,
+                              .epilogue = problem_.step.kind == ActivationStep::Kind::kSwiGlu
+                                              ? Epilogue::kSwiGlu
+                                              : Epilogue::kAct,
                               .act = act_.data(),
-                              .act_depth = act_depth_};
+                              .act_depth = act_depth_,
+                              .step = problem_.step};
     const GroupedGemm down{.kernels = problem_.kernels,
                            .weights = problem_.down,
                            .groups = groups,

@@ -22,6 +22,7 @@ struct TuneProblem {
   const PackedMatrices* down = nullptr;
   Shape shape;
   DType dtype = DType::kF32;
+  ActivationStep step = {};
   int threads = 1;
   std::function<void(const std::string&)> progress =
       {};                                     ///< called before each range; may be empty

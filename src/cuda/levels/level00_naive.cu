@@ -43,6 +43,7 @@ __global__ void weighted_add_kernel(const Element* __restrict__ out,
 
 class Naive final : public CudaLevel {
  public:
+  [[nodiscard]] Features features() const override { return {.routers = true}; }
   [[nodiscard]] MemoryNeeds memory(const Problem& problem, const ExecutionOptions&) const override {
     const Shape& shape = problem.shape;
     const auto bytes = [](std::int64_t count, std::size_t size) {

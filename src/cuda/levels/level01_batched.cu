@@ -27,6 +27,7 @@ namespace {
 
 class Batched final : public CudaLevel {
  public:
+  [[nodiscard]] Features features() const override { return {.routers = true}; }
   [[nodiscard]] MemoryNeeds memory(const Problem& problem, const ExecutionOptions&) const override {
     const Shape& shape = problem.shape;
     const auto bytes = [](std::int64_t count, std::size_t size) {

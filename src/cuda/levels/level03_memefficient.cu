@@ -29,6 +29,7 @@ constexpr std::int64_t kChunkTokens = 512;
 
 class MemEfficient final : public CudaLevel {
  public:
+  [[nodiscard]] Features features() const override { return {.routers = true}; }
   [[nodiscard]] MemoryNeeds memory(const Problem& problem, const ExecutionOptions&) const override {
     ArenaPlan plan;
     static_cast<void>(carve(plan, problem));

@@ -69,6 +69,10 @@ class Grouped final : public GroupedLevel {
  public:
   explicit Grouped(Variation variation) : variation_(variation) {}
 
+  [[nodiscard]] Features features() const override {
+    // The kernels compiled for a layer's sizes know one router.
+    return {.routers = variation_ != Variation::kSpecialised};
+  }
   [[nodiscard]] std::string unsupported(const Problem& problem,
                                         const ExecutionOptions& execution) const override {
     const std::string reason = CudaLevel::unsupported(problem, execution);
@@ -82,7 +86,7 @@ class Grouped final : public GroupedLevel {
     std::unique_ptr<LayerKernels> kernels =
         variation_ == Variation::kSpecialised
             ? make_specialised_kernels(problem, device_->facts(), execution.tune_cache)
-            : make_precompiled_kernels(problem, device_->facts());
+            : make_precompiled_kernels(problem, device_->facts(), weights);
     if (variation_ == Variation::kUnfused) {
       kernels = std::make_unique<UnfusedSwiglu>(problem, std::move(kernels));
     }

@@ -38,6 +38,7 @@ class GroupedFp8 final : public CudaLevel {
  public:
   explicit GroupedFp8(Fp8Weights weights) : kind_(weights) {}
 
+  [[nodiscard]] Features features() const override { return {.routers = true}; }
   [[nodiscard]] std::string unsupported(const Problem& problem,
                                         const ExecutionOptions& execution) const override {
     if (std::string reason = CudaLevel::unsupported(problem, execution); !reason.empty()) {
@@ -75,7 +76,7 @@ class GroupedFp8 final : public CudaLevel {
                const ExecutionOptions& execution) override {
     keep(problem, weights, execution);
     const Shape& shape = problem.shape;
-    kernels_ = make_precompiled_kernels(problem, device_->facts());
+    kernels_ = make_precompiled_kernels(problem, device_->facts(), weights);
     scaling_ = DeviceBuffer(kTensors * sizeof(Scaling));
     packed_ = pack_gate_up(problem, weights, stream());
     // The weights do not change, so neither do their largest magnitudes.

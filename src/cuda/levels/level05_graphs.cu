@@ -36,6 +36,7 @@ constexpr std::size_t kMostGraphs = 16;
 
 class Graphs final : public CudaLevel {
  public:
+  [[nodiscard]] Features features() const override { return {.routers = true}; }
   [[nodiscard]] MemoryNeeds memory(const Problem& problem,
                                    const ExecutionOptions& execution) const override {
     ArenaPlan plan;

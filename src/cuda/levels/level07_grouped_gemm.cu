@@ -81,6 +81,7 @@ void copy_rows(const Rows& to, const Rows& from, std::int64_t rows, std::uint64_
 
 class GroupedGemmLevel final : public CudaLevel {
  public:
+  [[nodiscard]] Features features() const override { return {.routers = true}; }
   [[nodiscard]] std::string unsupported(const Problem& problem,
                                         const ExecutionOptions& execution) const override {
     if (problem.dtype != DType::kBF16) {

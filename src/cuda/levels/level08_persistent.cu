@@ -119,6 +119,7 @@ Buffers carve(Memory& memory, const Problem& problem, const DeviceFacts& facts) 
 
 class Persistent final : public CudaLevel {
  public:
+  [[nodiscard]] Features features() const override { return {.routers = true}; }
   [[nodiscard]] std::string unsupported(const Problem& problem,
                                         const ExecutionOptions& execution) const override {
     if (problem.dtype != DType::kBF16) {

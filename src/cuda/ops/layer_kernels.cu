@@ -19,8 +19,9 @@ namespace {
 // --- precompiled ---------------------------------------------------------------------------------
 class Precompiled final : public LayerKernels {
  public:
-  Precompiled(const Problem& problem, const DeviceFacts& facts)
+  Precompiled(const Problem& problem, const DeviceFacts& facts, const Weights& weights)
       : problem_(problem),
+        rule_(RouterRule::of(problem.router, weights)),
         facts_(facts),
         counted_(cudaEventDisableTiming),
         offsets_(offset_bytes()) {}
@@ -29,7 +30,7 @@ class Precompiled final : public LayerKernels {
              cudaStream_t stream) override {
     const Shape& shape = problem_.shape;
     route_rows(b.logits, tokens, shape.experts, shape.top_k, b.topk_idx, b.topk_weights,
-               b.permutation, facts_, stream);
+               b.permutation, facts_, stream, rule_);
     if (reads == HostReads::kNothing) return;
     MOE_CUDA_CHECK(cudaMemcpyAsync(offsets_.as<void>(), b.permutation.expert_offsets,
                                    offset_bytes(), cudaMemcpyDeviceToHost, stream));
@@ -62,6 +63,7 @@ class Precompiled final : public LayerKernels {
     return problem_.shape.hidden * static_cast<std::int64_t>(size_of(problem_.dtype));
   }
   Problem problem_;
+  RouterRule rule_;
   DeviceFacts facts_;
   Event counted_;
   PinnedBuffer offsets_;  // [E+1]
@@ -265,8 +267,9 @@ std::int64_t layer_kernels_scratch(const Problem& problem, const DeviceFacts& fa
 }
 
 std::unique_ptr<LayerKernels> make_precompiled_kernels(const Problem& problem,
-                                                       const DeviceFacts& facts) {
-  return std::make_unique<Precompiled>(problem, facts);
+                                                       const DeviceFacts& facts,
+                                                       const Weights& weights) {
+  return std::make_unique<Precompiled>(problem, facts, weights);
 }
 
 std::unique_ptr<LayerKernels> make_specialised_kernels(const Problem& problem,

@@ -46,8 +46,10 @@ class LayerKernels {
 /// Elements of RoutedBuffers::permutation.block_counts that either form needs.
 [[nodiscard]] std::int64_t layer_kernels_scratch(const Problem& problem, const DeviceFacts& facts);
 
+/// `weights` are asked for the router's biases alone.
 [[nodiscard]] std::unique_ptr<LayerKernels> make_precompiled_kernels(const Problem& problem,
-                                                                     const DeviceFacts& facts);
+                                                                     const DeviceFacts& facts,
+                                                                     const Weights& weights = {});
 
 /// Device memory that the specialised form keeps, its code aside.
 inline constexpr std::uint64_t kSpecialisedBytes = 256;

@@ -5,6 +5,8 @@
 
 #include <cstdint>
 
+#include "cuda/device/router_rule.h"
+
 namespace moe::cuda {
 
 /// Most experts that the routing kernels hold in one warp's registers and one block's threads.
@@ -35,5 +37,10 @@ void with_registers_for(std::int64_t experts, Body&& body) {
 void softmax_top_k(const float* logits, std::int64_t tokens, std::int64_t experts,
                    std::int64_t top_k, std::int32_t* topk_idx, float* topk_weights,
                    cudaStream_t stream);
+
+/// The same with any rule; K <= kMostRuleChoices unless it is that.
+void choose_experts(const RouterRule& rule, const float* logits, std::int64_t tokens,
+                    std::int64_t experts, std::int64_t top_k, std::int32_t* topk_idx,
+                    float* topk_weights, cudaStream_t stream);
 
 }  // namespace moe::cuda

@@ -6,6 +6,7 @@
 
 #include "core/check.h"
 #include "cuda/check.h"
+#include "cuda/device/choose_row.cuh"
 #include "cuda/device/overlap.cuh"
 #include "cuda/device/top_k.cuh"
 #include "cuda/device/warp.cuh"
@@ -135,12 +136,13 @@ __device__ __forceinline__ void add_up_experts(int experts, const RouteCounts<Co
 ///   2 each block: warps before mine, and the block's count per expert          -> block_counts
 ///   3 (grid barrier) blocks before mine, experts before mine                   -> base
 ///   4 each warp: dst_row = base + warps before mine + rank
-template <int kPerLane, class Count>
+template <int kPerLane, class Count, bool kPlain>
 __global__ void __launch_bounds__(kMostWarps<kPerLane>* kWarpSize, 1)
-    route_rows_kernel(const float* __restrict__ logits, std::int64_t tokens, int tokens_per_warp,
-                      int experts, int top_k, std::int32_t* __restrict__ topk_idx,
-                      float* __restrict__ topk_weights, Count* block_counts,
-                      std::int32_t* __restrict__ expert_offsets, std::int32_t* dst_row) {
+    route_rows_kernel(const RouterRule rule, const float* __restrict__ logits, std::int64_t tokens,
+                      int tokens_per_warp, int experts, int top_k,
+                      std::int32_t* __restrict__ topk_idx, float* __restrict__ topk_weights,
+                      Count* block_counts, std::int32_t* __restrict__ expert_offsets,
+                      std::int32_t* dst_row) {
   extern __shared__ __align__(16) std::byte shared[];
   __shared__ Candidates candidates[kMostWarps<kPerLane>];
   const int threads = static_cast<int>(blockDim.x);
@@ -170,9 +172,13 @@ __global__ void __launch_bounds__(kMostWarps<kPerLane>* kWarpSize, 1)
     for (int i = 0; i < kPerLane; ++i) row[i] = next[i];
     if (token + 1 < end) load_logits(logits + (token + 1) * experts, lane, experts, next);
     const std::int64_t slot = token * top_k;
-    softmax_top_k_of_row(
-        row, lane, experts, top_k, candidates[warp],
-        CountChoice<Count>{topk_idx + slot, topk_weights + slot, dst_row + slot, mine});
+    const CountChoice<Count> sink{topk_idx + slot, topk_weights + slot, dst_row + slot, mine};
+    if constexpr (kPlain) {
+      softmax_top_k_of_row(row, lane, experts, top_k, candidates[warp], sink);
+    } else {
+      choose_of_row(rule, logits + token * experts, row, lane, experts, top_k, candidates[warp],
+                    sink);
+    }
     __syncwarp();
   }
   const std::int64_t slots = end * top_k;
@@ -209,9 +215,9 @@ __global__ void __launch_bounds__(kMostWarps<kPerLane>* kWarpSize, 1)
 }
 
 template <int kPerLane, class Count>
-void launch(const float* logits, std::int64_t tokens, std::int64_t experts, std::int64_t top_k,
-            std::int32_t* topk_idx, float* topk_weights, const Permutation& permutation,
-            const DeviceFacts& facts, cudaStream_t stream) {
+void launch(const RouterRule& rule, const float* logits, std::int64_t tokens, std::int64_t experts,
+            std::int64_t top_k, std::int32_t* topk_idx, float* topk_weights,
+            const Permutation& permutation, const DeviceFacts& facts, cudaStream_t stream) {
   const auto divide_up = [](std::int64_t a, std::int64_t b) { return (a + b - 1) / b; };
   const std::int64_t per_block = divide_up(tokens, facts.multiprocessors);
   const std::int64_t warps =
@@ -222,12 +228,13 @@ void launch(const float* logits, std::int64_t tokens, std::int64_t experts, std:
   const auto blocks = static_cast<unsigned>(divide_up(tokens, per_warp * warps));
   const std::size_t shared =
       RouteCounts<Count>::bytes(static_cast<int>(warps), static_cast<int>((experts + 7) / 8 * 8));
-  const auto kernel = route_rows_kernel<kPerLane, Count>;
+  const auto kernel = rule.plain() ? route_rows_kernel<kPerLane, Count, true>
+                                   : route_rows_kernel<kPerLane, Count, false>;
   MOE_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                       static_cast<int>(shared)));
   launch_overlapping("route_rows_kernel", blocks > 1 ? GridBarrier::kYes : GridBarrier::kNo, kernel,
                      dim3(blocks), dim3(static_cast<unsigned>(warps) * kWarpSize), shared, stream,
-                     logits, tokens, static_cast<int>(per_warp), static_cast<int>(experts),
+                     rule, logits, tokens, static_cast<int>(per_warp), static_cast<int>(experts),
                      static_cast<int>(top_k), topk_idx, topk_weights,
                      reinterpret_cast<Count*>(permutation.block_counts), permutation.expert_offsets,
                      permutation.dst_row);
@@ -237,14 +244,16 @@ void launch(const float* logits, std::int64_t tokens, std::int64_t experts, std:
 
 void route_rows(const float* logits, std::int64_t tokens, std::int64_t experts, std::int64_t top_k,
                 std::int32_t* topk_idx, float* topk_weights, const Permutation& permutation,
-                const DeviceFacts& facts, cudaStream_t stream) {
+                const DeviceFacts& facts, cudaStream_t stream, const RouterRule& rule) {
+  MOE_INTERNAL_CHECK(rule.plain() || top_k <= kMostRuleChoices, "top_k={} exceeds {}", top_k,
+                     kMostRuleChoices);
   MOE_INTERNAL_CHECK(experts <= kMaxExperts, "experts={} exceeds {}", experts, kMaxExperts);
   MOE_INTERNAL_CHECK(tokens * top_k <= INT32_MAX, "{} routed rows exceed 32-bit row numbers",
                      tokens * top_k);
   with_registers_for(experts, [&]<int kPerLane>() {
     const auto go = [&]<class Count>() {
-      launch<kPerLane, Count>(logits, tokens, experts, top_k, topk_idx, topk_weights, permutation,
-                              facts, stream);
+      launch<kPerLane, Count>(rule, logits, tokens, experts, top_k, topk_idx, topk_weights,
+                              permutation, facts, stream);
     };
     if (tokens <= UINT16_MAX) {
       go.template operator()<std::uint16_t>();

@@ -61,8 +61,8 @@ TEST_P(Pack, WeightsRoundTrip) {
   const std::int64_t padded = (37 + multiple - 1) / multiple * multiple;
   const int width = gemm().panel_columns();
   for (const int threads : {1, 3}) {
-    const PackedMatrices gate_up = PackedMatrices::pack_gate_up(gemm(), weights.gate.view(),
-                                                                weights.up.view(), padded, threads);
+    const PackedMatrices gate_up =
+        PackedMatrices::pack_gate_up(gemm(), ExpertSet(problem, weights.view()), padded, threads);
     EXPECT_EQ(gate_up.panels() * gemm().lanes % multiple, 0) << "act must fill whole steps";
     for (std::int64_t expert = 0; expert < 3; ++expert) {
       for (std::int64_t panel = 0; panel < gate_up.panels(); ++panel) {
@@ -81,7 +81,7 @@ TEST_P(Pack, WeightsRoundTrip) {
     }
     const std::int64_t act_depth = gate_up.panels() * gemm().lanes;
     const PackedMatrices down =
-        PackedMatrices::pack(gemm(), weights.down.view(), act_depth, threads);
+        PackedMatrices::pack_down(gemm(), ExpertSet(problem, weights.view()), act_depth, threads);
     for (std::int64_t expert = 0; expert < 3; ++expert) {
       for (std::int64_t panel = 0; panel < down.panels(); ++panel) {
         for (std::int64_t k = 0; k < act_depth; ++k) {

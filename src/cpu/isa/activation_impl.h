@@ -1,5 +1,7 @@
-// SwiGLU of one vector. For the tier whose Vector was included before.
+// Activations of one vector. For the tier whose Vector was included before.
 #pragma once
+
+#include "cpu/isa/activation_step.h"
 
 namespace moe::cpu {
 namespace {
@@ -36,6 +38,28 @@ inline Vector::F swiglu(Vector::F gate, Vector::F up) {
   const Vector::F one = Vector::set1(1.0F);
   const Vector::F minus = Vector::sub(Vector::zero(), gate);
   return Vector::mul(Vector::div(gate, Vector::add(one, exponential(minus))), up);
+}
+
+/// ActivationStep::Kind::kGated. min and max return their second argument when it is NaN.
+inline Vector::F gated(const ActivationStep& step, Vector::F gate, Vector::F up) {
+  using V = Vector;
+  const V::F limit = V::set1(step.limit);
+  const V::F g = V::min(limit, gate);
+  const V::F u = V::add(V::max(V::set1(-step.limit), V::min(limit, up)), V::set1(step.up_offset));
+  const V::F slope = V::fma(V::mul(g, g), V::set1(step.cubic), V::set1(step.linear));
+  const V::F minus = V::sub(V::zero(), V::mul(g, slope));
+  return V::mul(V::div(g, V::add(V::set1(1.0F), exponential(minus))), u);
+}
+
+/// ActivationStep::Kind::kReLU2.
+inline Vector::F relu2(Vector::F up) {
+  const Vector::F positive = Vector::max(Vector::zero(), up);
+  return Vector::mul(positive, positive);
+}
+
+/// Those with a gate.
+inline Vector::F activate(const ActivationStep& step, Vector::F gate, Vector::F up) {
+  return step.kind == ActivationStep::Kind::kSwiGlu ? swiglu(gate, up) : gated(step, gate, up);
 }
 
 }  // namespace

@@ -1,9 +1,9 @@
 #include "cpu/isa/vector_avx512_impl.h"
 // The templates below use the Vector above.
-#include "cpu/isa/swiglu_rows_impl.h"
+#include "cpu/isa/act_rows_impl.h"
 
 namespace moe::cpu {
 
-constexpr SwigluRows kSwigluRowsAvx512f = {swiglu_rows<float>, swiglu_rows<BFloat16>};
+constexpr ActRows kActRowsAvx512f = {act_rows<float>, act_rows<BFloat16>};
 
 }  // namespace moe::cpu

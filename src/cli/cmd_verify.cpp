@@ -73,6 +73,9 @@ Problem scaled_down(Problem problem, std::int64_t divisor) {
   Shape& shape = problem.shape;
   shape.hidden = std::max<std::int64_t>(1, shape.hidden / divisor);
   shape.intermediate = std::max<std::int64_t>(1, shape.intermediate / divisor);
+  if (problem.shared_intermediate > 0) {
+    problem.shared_intermediate = std::max<std::int64_t>(1, problem.shared_intermediate / divisor);
+  }
   return problem;
 }
 

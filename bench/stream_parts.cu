@@ -15,7 +15,7 @@
 #include <string>
 #include <vector>
 
-#include "bench/statistics.h"
+#include "core/statistics.h"
 #include "core/check.h"
 #include "cuda/backend.h"
 #include "cuda/check.h"

@@ -18,7 +18,7 @@
 #include "bench/point.h"
 #include "bench/probes.h"
 #include "bench/series.h"
-#include "bench/statistics.h"
+#include "core/statistics.h"
 #include "core/check.h"
 #include "core/isa.h"
 #include "core/memory.h"

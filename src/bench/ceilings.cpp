@@ -3,8 +3,8 @@
 #include <array>
 
 #include "bench/probes.h"
-#include "bench/statistics.h"
 #include "core/check.h"
+#include "core/statistics.h"
 
 namespace moe {
 namespace {

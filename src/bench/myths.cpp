@@ -7,8 +7,8 @@
 #include <cmath>
 #include <map>
 
-#include "bench/statistics.h"
 #include "core/check.h"
+#include "core/statistics.h"
 #include "core/text.h"
 
 namespace moe {

@@ -5,8 +5,8 @@
 #include <set>
 #include <utility>
 
-#include "bench/statistics.h"
 #include "core/check.h"
+#include "core/statistics.h"
 #include "core/text.h"
 
 namespace moe {

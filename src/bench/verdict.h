@@ -6,7 +6,7 @@
 #include <string>
 #include <string_view>
 
-#include "bench/statistics.h"
+#include "core/statistics.h"
 
 namespace moe {
 

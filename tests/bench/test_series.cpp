@@ -8,7 +8,7 @@
 
 #include "bench/point.h"
 #include "bench/series.h"
-#include "bench/statistics.h"
+#include "core/statistics.h"
 
 namespace moe {
 namespace {

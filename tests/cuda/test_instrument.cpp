@@ -3,9 +3,9 @@
 #include <cmath>
 
 #include "bench/series.h"
-#include "bench/statistics.h"
 #include "core/instrument.h"
 #include "core/scalar.h"
+#include "core/statistics.h"
 #include "cuda/device_test.h"
 #include "cuda/stopwatch.h"
 #include "moe/bench.h"

@@ -1,4 +1,4 @@
-#include "bench/statistics.h"
+#include "core/statistics.h"
 
 #include <algorithm>
 #include <array>

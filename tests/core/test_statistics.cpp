@@ -3,8 +3,8 @@
 #include <cmath>
 #include <numeric>
 
-#include "bench/statistics.h"
 #include "core/rng.h"
+#include "core/statistics.h"
 #include "moe/error.h"
 
 namespace moe {

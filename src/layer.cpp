@@ -12,20 +12,12 @@
 #include "core/level.h"
 #include "core/text.h"
 #include "core/threads.h"
+#include "core/workload.h"
 
 namespace moe {
 namespace {
 
 constexpr int kMaxThreads = 4096;
-
-std::string default_tune_cache() {
-  if (const char* folder = std::getenv("MOE_CACHE"); folder != nullptr && *folder != '\0')
-    return folder;
-  if (const char* home = std::getenv("HOME"); home != nullptr && *home != '\0') {
-    return std::string(home) + "/.cache/moe";
-  }
-  return "off";
-}
 
 ExecutionOptions resolve(const LayerOptions& options, Device& device) {
   validate(options.problem);
@@ -33,10 +25,16 @@ ExecutionOptions resolve(const LayerOptions& options, Device& device) {
             "threads={} must lie between 0 (all) and {}", options.threads, kMaxThreads);
   MOE_CHECK(options.tune_seconds >= 0, "tune_seconds={} must not be negative",
             options.tune_seconds);
+  const Skew tune_skew = Skew::parse(options.tune_skew);
+  MOE_CHECK(tune_skew.kind != Skew::Kind::kTrace,
+            "tune_skew={} is a trace; levels are tuned under routes that they draw",
+            options.tune_skew);
   return {.threads = options.threads == 0 ? usable_threads() : options.threads,
           .isa = std::string(name_of(parse_isa(options.isa))),
           .tune_seconds = options.tune_seconds,
-          .tune_cache = options.tune_cache.empty() ? default_tune_cache() : options.tune_cache,
+          .tune_cache = resolved_tune_cache(options),
+          .tuning = options.tuning,
+          .tune_skew = tune_skew.describe(),
           .device = &device,
           .launch = options.launch,
           .progress = options.progress,
@@ -99,12 +97,15 @@ Choice choose(const LayerOptions& options, const ExecutionOptions& execution) {
         if (needed > memory_limit(options, *execution.device)) {
           reason = "needs " + format_bytes(needed);
         } else {
-          reason = choice.level->unsuited(options.problem, execution);
-          if (reason.empty()) {
+          const Level::Suitability suitability =
+              choice.level->suitability(options.problem, execution);
+          if (suitability.suited) {
             choice.why = info.name + ": the highest level that runs here and suits the problem" +
+                         (suitability.why.empty() ? "" : " (" + suitability.why + ")") +
                          (reasons.empty() ? "" : "; " + reasons);
             return choice;
           }
+          reason = suitability.why;
           if (second.info == nullptr) second = std::move(choice);
         }
       }
@@ -116,6 +117,16 @@ Choice choose(const LayerOptions& options, const ExecutionOptions& execution) {
     return second;
   }
   fail(ErrorCode::kUnsupported, "no level can run on {}: {}", name_of(options.backend), reasons);
+}
+
+/// A level that tunes takes part in what was asked for; others have nothing to be skewed.
+void check_tuning(const Level& level, const LevelInfo& info, const Shape& shape,
+                  const ExecutionOptions& execution) {
+  if (level.tunes() == Level::Tunes::kNothing) return;
+  Skew::parse(execution.tune_skew).check(shape);
+  if (execution.tune_skew == "uniform" || level.tunes() == Level::Tunes::kUnderAnyRouting) return;
+  fail(ErrorCode::kUnsupported, "level {} is tuned under uniform routing only, not under {}",
+       info.name, execution.tune_skew);
 }
 
 /// What was asked of the launches against what the prepared level does.
@@ -153,6 +164,16 @@ void check_cancelled(const LayerOptions& options, const LevelInfo& info) {
 }
 
 }  // namespace
+
+std::string resolved_tune_cache(const LayerOptions& options) {
+  if (!options.tune_cache.empty()) return options.tune_cache;
+  if (const char* folder = std::getenv("MOE_CACHE"); folder != nullptr && *folder != '\0')
+    return folder;
+  if (const char* home = std::getenv("HOME"); home != nullptr && *home != '\0') {
+    return std::string(home) + "/.cache/moe";
+  }
+  return "off";
+}
 
 std::string_view name_of(Launch launch) {
   constexpr std::array<std::string_view, 3> kNames = {"auto", "eager", "graph"};
@@ -234,6 +255,7 @@ Layer Layer::create(const LayerOptions& options, const Weights& weights) {
                     to_string(problem.shape)),
         needed);
   }
+  check_tuning(*state->level, *state->info, shape, execution);
   check_cancelled(options, *state->info);
   if (options.progress) options.progress("preparing level " + state->info->name);
   const auto start = std::chrono::steady_clock::now();
@@ -355,6 +377,9 @@ std::string Layer::choice() const {
 }
 std::string Layer::plan() const {
   return state_->level->plan();
+}
+std::vector<TunedChoice> Layer::tuned() const {
+  return state_->level->tuned();
 }
 Launch Layer::launch() const {
   return state_->level->launch();

@@ -54,6 +54,12 @@ enum class Launch : std::uint8_t {
 };
 [[nodiscard]] std::string_view name_of(Launch launch);  ///< "auto" | "eager" | "graph"
 
+/// When create() tunes, in levels that do.
+enum class Tuning : std::uint8_t {
+  kMissing,  ///< what the cache does not have
+  kAnew,     ///< everything, whatever the cache has
+};
+
 struct LayerOptions {
   std::string level =
       "auto";  ///< number, name, or "auto": the highest level that suits the problem
@@ -64,6 +70,10 @@ struct LayerOptions {
   double tune_seconds = 5.0;  ///< budget for tuning in create(), for levels that tune
   std::string tune_cache =
       {};  ///< folder for tuning results; "" = $MOE_CACHE or ~/.cache/moe; "off"
+  Tuning tuning = Tuning::kMissing;
+  /// How tokens are routed while tuning: "uniform", "zipf:S", "hot:N,P", "dirichlet:A", "one-expert".
+  /// Levels that only know uniform routing refuse others with kUnsupported.
+  std::string tune_skew = "uniform";
   /// Most bytes that create() and forward() may take beyond the given weights; 0 = what the machine
   /// has available. More is refused with Error(kOutOfMemory) before anything is allocated.
   std::uint64_t workspace_limit = 0;
@@ -104,6 +114,32 @@ struct TraceEvent {
   bool operator==(const TraceEvent&) const = default;
 };
 
+/// One candidate of a tuned choice.
+struct TimedCandidate {
+  std::string name;
+  double median_us = 0;  ///< 0: not timed
+  int rounds = 0;        ///< in which it was timed; those that are behind leave early
+};
+
+/// What a level takes for forwards of up to `tokens` tokens, and how that came about.
+struct TunedChoice {
+  std::int64_t tokens = 0;
+  std::string chosen;
+  std::string standard;   ///< what it takes where nothing is timed
+  bool timed = false;     ///< false: not reached by tuning, the standard
+  bool complete = false;  ///< every candidate was timed
+  std::string routing;    ///< while it was timed
+  std::string date;       ///< UTC
+  int candidates = 0;     ///< that were timed
+  // Medians in turns, when the choice was confirmed; noise is what the standard differs from itself by.
+  double standard_us = 0;
+  double chosen_us = 0;
+  double noise = 0;
+  // Of the create() that timed it; empty when it comes from the cache.
+  std::vector<TimedCandidate> timings = {};
+  std::vector<std::string> pruned = {};  ///< what was not timed, and why
+};
+
 /// An MoE layer executed by one level on one backend. Movable, not copyable. Not thread-safe: one
 /// forward at a time per Layer; several Layers may share weights.
 class Layer {
@@ -142,9 +178,11 @@ class Layer {
   [[nodiscard]] double prepare_seconds() const;         ///< what create() spent in the level
   /// Format in which the experts' GEMMs multiply; for OracleOptions::operands.
   [[nodiscard]] Operands operands() const;
-  [[nodiscard]] std::string isa() const;     ///< instruction set the level really uses
-  [[nodiscard]] int threads() const;         ///< threads the level really uses
-  [[nodiscard]] std::string plan() const;    ///< chosen tiles, partition, provenance
+  [[nodiscard]] std::string isa() const;   ///< instruction set the level really uses
+  [[nodiscard]] int threads() const;       ///< threads the level really uses
+  [[nodiscard]] std::string plan() const;  ///< chosen tiles, partition, provenance
+  /// By tokens, descending; empty for levels that do not choose by tokens.
+  [[nodiscard]] std::vector<TunedChoice> tuned() const;
   [[nodiscard]] std::string choice() const;  ///< why "auto" took this level; else ""
   [[nodiscard]] Launch launch() const;       ///< what forward does: kEager or kGraph
   /// Whether the caller may record forward into a graph: it queues work on LayerOptions::stream and

@@ -11,6 +11,12 @@
 
 namespace moe {
 
+/// What measurements made on a device are valid for.
+struct DeviceIdentity {
+  std::string device;   ///< which kind of it
+  std::string version;  ///< of its driver, and of the kernels of this build
+};
+
 class Device {
  public:
   Device() = default;
@@ -20,6 +26,7 @@ class Device {
 
   /// "" when work can run here; else the reason as a sentence. Nothing else may be called then.
   [[nodiscard]] virtual std::string unavailable() const = 0;
+  [[nodiscard]] virtual DeviceIdentity identity() const = 0;
   /// Bytes that can still be allocated where this device computes.
   [[nodiscard]] virtual std::uint64_t available_memory() const = 0;
   /// Throws kInvalidArgument unless the device can read and write the tensor's memory.

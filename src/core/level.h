@@ -20,7 +20,9 @@ struct ExecutionOptions {
   int threads = 1;
   std::string isa;  // ceiling for the instruction set (core/isa.h)
   double tune_seconds = 5;
-  std::string tune_cache;    // folder, or "off"
+  std::string tune_cache;  // folder, or "off"
+  Tuning tuning = Tuning::kMissing;
+  std::string tune_skew = "uniform";
   Device* device = nullptr;  // that of the layer; outlives the level
   Launch launch = Launch::kAuto;
   std::function<void(const std::string&)> progress = {};  // LayerOptions::progress; may be empty
@@ -71,11 +73,18 @@ class Level {
   [[nodiscard]] virtual std::string unsupported(const Problem&, const ExecutionOptions&) const {
     return {};
   }
-  /// "" when "auto" may take the level for this problem; else why a lower level is the better choice.
-  /// Asked where unsupported() says nothing.
-  [[nodiscard]] virtual std::string unsuited(const Problem&, const ExecutionOptions&) const {
+  /// Whether "auto" takes the level for this problem, or a lower level is the better choice; and what that
+  /// is known from, "" where nothing speaks against it. Asked where unsupported() says nothing.
+  struct Suitability {
+    bool suited = true;
+    std::string why = {};
+  };
+  [[nodiscard]] virtual Suitability suitability(const Problem&, const ExecutionOptions&) const {
     return {};
   }
+  /// What prepare() chooses by timing.
+  enum class Tunes : std::uint8_t { kNothing, kUnderUniformRouting, kUnderAnyRouting };
+  [[nodiscard]] virtual Tunes tunes() const { return Tunes::kNothing; }
   /// Exact for workspace; an upper bound for the others. Called before prepare.
   [[nodiscard]] virtual MemoryNeeds memory(const Problem&, const ExecutionOptions&) const = 0;
   /// Packs weights, records plans, tunes. Timed and reported apart from forward.
@@ -89,6 +98,7 @@ class Level {
   [[nodiscard]] virtual std::string isa() const = 0;  // instruction set really used
   [[nodiscard]] virtual int threads() const = 0;      // threads really used
   [[nodiscard]] virtual std::string plan() const { return {}; }
+  [[nodiscard]] virtual std::vector<TunedChoice> tuned() const { return {}; }  // Layer::tuned()
   /// How forward's work gets to the device: kEager or kGraph. Asked after prepare.
   [[nodiscard]] virtual Launch launch() const { return Launch::kEager; }
   /// "" when a caller may record forward into a graph; else the reason why not. A level that launches
@@ -97,6 +107,9 @@ class Level {
     return "its forward does not only queue work";
   }
 };
+
+/// LayerOptions::tune_cache with its default looked up.
+[[nodiscard]] std::string resolved_tune_cache(const LayerOptions& options);
 
 using LevelFactory = std::unique_ptr<Level> (*)();
 

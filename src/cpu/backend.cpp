@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "core/memory.h"
+#include "cpu/ops/tune_cache.h"
 
 namespace moe::cpu {
 namespace {
@@ -11,6 +12,7 @@ namespace {
 class CpuDevice final : public Device {
  public:
   [[nodiscard]] std::string unavailable() const override { return {}; }
+  [[nodiscard]] DeviceIdentity identity() const override { return {machine_name(), {}}; }
   [[nodiscard]] std::uint64_t available_memory() const override { return moe::available_memory(); }
   void check_reachable(const char*, const TensorView&) const override {}
 

@@ -27,6 +27,8 @@ struct DeviceFacts {
   int runtime_version = 0;  // of the toolkit that this build links
 };
 [[nodiscard]] DeviceFacts query_device(int ordinal);
+/// What timings of this build's kernels on such a device are valid for.
+[[nodiscard]] DeviceIdentity identity_of(const DeviceFacts& facts);
 
 /// A stream: its own, or one that the caller owns.
 class Stream {
@@ -109,6 +111,7 @@ class CudaDevice final : public Device {
   ~CudaDevice() override;
 
   [[nodiscard]] std::string unavailable() const override { return unavailable_; }
+  [[nodiscard]] DeviceIdentity identity() const override { return identity_of(facts_); }
   [[nodiscard]] std::uint64_t available_memory() const override;
   void check_reachable(const char* name, const TensorView& tensor) const override;
   [[nodiscard]] void* allocate_workspace(std::size_t bytes) override;

@@ -167,6 +167,7 @@ class Level06Compiled final : public Level {
     return std::string(name_of(kernels_->used_for(problem_.dtype)));
   }
   [[nodiscard]] int threads() const override { return threads_; }
+  [[nodiscard]] Tunes tunes() const override { return Tunes::kUnderUniformRouting; }
   [[nodiscard]] std::string plan() const override;
 
  private:
@@ -230,7 +231,8 @@ void Level06Compiled::choose_tiles(const ExecutionOptions& options) {
                                              .intermediate = shape.intermediate,
                                              .experts = shape.experts,
                                              .top_k = shape.top_k});
-  const std::optional<TunedRanges> stored = cache.load(*gemm_);
+  std::optional<TunedRanges> stored;
+  if (options.tuning == Tuning::kMissing) stored = cache.load(*gemm_);
   if (stored) tuned_ = *stored;
   const auto start = std::chrono::steady_clock::now();
   const int added = tune({.kernels = gemm_,

@@ -77,12 +77,14 @@ class Compiled final : public GroupedLevel {
     finish(compiled_before != nvrtc_compilations());
   }
 
+  [[nodiscard]] Tunes tunes() const override { return Tunes::kUnderUniformRouting; }
   [[nodiscard]] int threads() const override {  // of the host, which launch
     int most = 1;
     for (const ExpertChoice& choice : choices_) most = std::max(most, choice.schedule.launchers);
     return most;
   }
   [[nodiscard]] std::string plan() const override;
+  [[nodiscard]] std::vector<TunedChoice> tuned() const override;
 
  protected:
   [[nodiscard]] ExpertSchedule schedule(std::int64_t tokens) const override {
@@ -106,7 +108,8 @@ class Compiled final : public GroupedLevel {
 
 void Compiled::choose(const ExecutionOptions& execution) {
   cache_.emplace(execution.tune_cache, device_->facts(), problem_, gemms_->launchers());
-  ExpertChoiceCache::Found found = cache_->load();
+  ExpertChoiceCache::Found found;
+  if (execution.tuning == Tuning::kMissing) found = cache_->load();
   if (!found.refused.empty()) {
     remark_ = fmt::format("; {} was not used: {}", cache_->path(), found.refused);
   }
@@ -158,16 +161,38 @@ void Compiled::finish(bool compiled_now) {
   }
 }
 
+/// "4 streams, ...; 16 to 63 rows per expert: gate|up by ..., down by ..."
+std::string describe(const ExpertChoice& choice) {
+  const auto kernel = [](const std::optional<MatmulAlgorithm>& algorithm) {
+    return algorithm ? describe(*algorithm) : std::string("the library's first proposal");
+  };
+  return fmt::format("{}; {} to {} rows per expert: gate|up by {}, down by {}",
+                     describe(choice.schedule), choice.load.first_rows, choice.load.last_rows,
+                     kernel(choice.gate_up), kernel(choice.down));
+}
+
+std::vector<TunedChoice> Compiled::tuned() const {
+  std::vector<TunedChoice> all;
+  for (const ExpertChoice& choice : choices_) {
+    const ExpertChoice standard{.load = choice.load, .schedule = default_schedule(problem_.shape)};
+    all.push_back({.tokens = choice.load.tokens,
+                   .chosen = describe(choice),
+                   .standard = describe(standard),
+                   .timed = choice.timed,
+                   .complete = choice.timed,
+                   .routing = choice.timed ? "uniform" : "",
+                   .date = choice.date,
+                   .standard_us = choice.default_microseconds,
+                   .chosen_us = choice.microseconds});
+  }
+  return all;
+}
+
 std::string Compiled::plan() const {
   std::string text = fmt::format("{}; {}\n{}\n", cublaslt_version(), kernels_->describe(), origin_);
   for (const ExpertChoice& choice : choices_) {
-    const auto kernel = [](const std::optional<MatmulAlgorithm>& algorithm) {
-      return algorithm ? describe(*algorithm) : std::string("the library's first proposal");
-    };
     text += fmt::format(
-        "{} tokens: {}; {} to {} rows per expert: gate|up by {}, down by {}; {}\n",
-        choice.load.tokens, describe(choice.schedule), choice.load.first_rows,
-        choice.load.last_rows, kernel(choice.gate_up), kernel(choice.down),
+        "{} tokens: {}; {}\n", choice.load.tokens, describe(choice),
         choice.timed ? fmt::format("timed {}, {:.0f} us against {:.0f} by default", choice.date,
                                    choice.microseconds, choice.default_microseconds)
                      : std::string("not timed"));

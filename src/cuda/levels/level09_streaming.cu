@@ -21,6 +21,7 @@
 //            a block: an active expert x features
 #include <algorithm>
 
+#include "core/crossover.h"
 #include "cuda/check.h"
 #include "cuda/level_base.h"
 #include "cuda/ops/permute.h"
@@ -31,7 +32,8 @@
 namespace moe::cuda {
 namespace {
 
-/// Rows an expert up to which this level is faster than level 08 (docs/levels/level09_streaming.md).
+/// Rows an expert up to which this level is faster than level 08 where nothing was measured
+/// (docs/levels/level09_streaming.md).
 constexpr double kMostRowsPerExpert = 2;
 
 /// Rows of act are multiples of 16 bytes.
@@ -86,20 +88,29 @@ class Streaming final : public CudaLevel {
     return CudaLevel::unsupported(problem, execution);
   }
 
-  [[nodiscard]] std::string unsuited(const Problem& problem,
-                                     const ExecutionOptions& execution) const override {
-    const DeviceFacts& facts = device_of(execution).facts();
-    if (facts.major != 9) {
-      return fmt::format("its crossover is measured on compute capability 9.0; {} has {}.{}",
-                         facts.name, facts.major, facts.minor);
+  /// By the crossover that was measured here, else by the rule.
+  [[nodiscard]] Suitability suitability(const Problem& problem,
+                                        const ExecutionOptions& execution) const override {
+    const CrossoverCache cache(execution.tune_cache, device_of(execution).identity(), problem,
+                               "streaming", "persistent");
+    const CrossoverCache::Found found = cache.load();
+    if (!found.stored) {
+      return by_rule(problem, execution,
+                     found.refused.empty() ? "not measured here: moe tune does"
+                                           : cache.path() + " was not used: " + found.refused);
     }
-    const double rows = static_cast<double>(problem.shape.routed_rows()) /
-                        static_cast<double>(problem.shape.experts);
-    if (rows > kMostRowsPerExpert) {
-      return fmt::format("made for up to {} rows an expert, and this is {:.1f}", kMostRowsPerExpert,
-                         rows);
+    const Crossover& measured = *found.stored;
+    const std::int64_t tokens = problem.shape.tokens;
+    if (const std::int64_t last = measured.samples.back().tokens; tokens > last) {
+      return by_rule(problem, execution, fmt::format("measured here up to {} tokens", last));
     }
-    return {};
+    const std::int64_t most = measured.most_tokens();
+    const std::int64_t slower = measured.first_slower();
+    return {tokens <= most,
+            fmt::format(
+                "tokens={}; measured under {} routing, {}, {}: faster than persistent up to {}{}",
+                tokens, measured.routing, measured.date, cache.path(), most,
+                slower > 0 ? fmt::format(", slower at {}", slower) : "")};
   }
 
   [[nodiscard]] MemoryNeeds memory(const Problem& problem, const ExecutionOptions&) const override {
@@ -151,6 +162,21 @@ class Streaming final : public CudaLevel {
   }
 
  private:
+  static Suitability by_rule(const Problem& problem, const ExecutionOptions& execution,
+                             const std::string& unmeasured) {
+    const DeviceFacts& facts = device_of(execution).facts();
+    if (facts.major != 9) {
+      return {false,
+              fmt::format("its crossover is measured on compute capability 9.0; {} has {}.{}",
+                          facts.name, facts.major, facts.minor)};
+    }
+    const double rows = static_cast<double>(problem.shape.routed_rows()) /
+                        static_cast<double>(problem.shape.experts);
+    return {rows <= kMostRowsPerExpert,
+            fmt::format("by rule, for up to {} rows an expert, and this is {:.1f}; {}",
+                        kMostRowsPerExpert, rows, unmeasured)};
+  }
+
   static constexpr std::size_t kArrivalBytes = kStreamArrivals * sizeof(unsigned);
 
   [[nodiscard]] TokenConfig token_config() const {

@@ -10,70 +10,45 @@
 //           m = 128. Launches: 7 a forward whatever E is, no host in the middle.
 // Costs     a second copy of the weights; the permuted rows still make a round trip, T·K·H·b bytes each
 //           way (but not at 192 to 288 rows an expert); tiles of less than 128 rows leave a part of the
-//           tensor cores' rate.
+//           tensor cores' rate. Which tiles are best for how many tokens is known from a rule or, within
+//           tune_seconds of making a layer, from timing.
 // Measured  docs/levels/level08_persistent.md
 //
 //   x[T,H] ─permute─▶ rows[TK,H] ─gate|up, swiglu─▶ act[TK,I] ─down─▶ rows[TK,H] ─combine─▶ y[T,H]
 //                     └ e0 ┘└── e1 ──┘└ e2 ┘  cut into row tiles ≤ 192 or 320; resident blocks draw
 //                     └t0┘  └t1┘└t2┘  └t3┘    (row tile x two blocks of 128 features)
+#include <algorithm>
+#include <deque>
+#include <vector>
+
+#include "core/workload.h"
 #include "cuda/check.h"
 #include "cuda/level_base.h"
 #include "cuda/ops/grouped_gemm_sm90.h"
 #include "cuda/ops/pack_blocked.h"
 #include "cuda/ops/permute.h"
+#include "cuda/ops/persistent_tuner.h"
 #include "cuda/ops/tile_order.h"
+#include "cuda/stopwatch.h"
 
 namespace moe::cuda {
 namespace {
 
-/// Sizes of a problem in whole blocks. Where H or I is no multiple of 64, the rest is zeros.
-struct PaddedShape {
-  std::int64_t hidden;
-  std::int64_t intermediate;
+constexpr std::uint64_t kTuningSeed = 8;    // of the routes that tuning draws
+constexpr std::uint64_t kFlushOfCache = 2;  // times L2 of each of three weights
 
-  explicit PaddedShape(const Shape& shape)
-      : hidden(blocks_of(shape.hidden, kBlockDepth) * kBlockDepth),
-        intermediate(blocks_of(shape.intermediate, kBlockDepth) * kBlockDepth) {}
-  [[nodiscard]] BlockedShape gate_up() const { return BlockedShape::gate_up(hidden, intermediate); }
-  [[nodiscard]] BlockedShape down() const { return BlockedShape::down(hidden, intermediate); }
+/// Both products under one plan.
+struct Products {
+  PersistentPlan plan;
+  GroupedGemmSm90 gate_up;
+  GroupedGemmSm90 down;
+
+  Products(const PersistentPlan& chosen, const Shape& shape, const DeviceFacts& facts)
+      : plan(chosen),
+        gate_up(PersistentSpecs(shape).gate_up, chosen.gate_up, facts),
+        down(PersistentSpecs(shape).down, chosen.down, facts) {}
+  [[nodiscard]] int largest_tile() const { return plan.gate_up.largest_tile; }
 };
-
-struct Configs {
-  GroupedGemmSpec gate_up_spec;
-  GroupedGemmSpec down_spec;
-  GroupedGemmConfig gate_up;
-  GroupedGemmConfig down;
-  bool down_begins_early = false;
-};
-
-Configs configure(const Problem& problem, const DeviceFacts& facts) {
-  const PaddedShape padded(problem.shape);
-  Configs c;
-  c.gate_up_spec = {.epilogue = GemmEpilogue::kSwiGLU,
-                    .experts = problem.shape.experts,
-                    .feature_blocks = padded.gate_up().feature_blocks,
-                    .k_blocks = padded.gate_up().k_blocks,
-                    .out_columns = padded.intermediate};
-  c.down_spec = {.epilogue = GemmEpilogue::kStore,
-                 .experts = problem.shape.experts,
-                 .feature_blocks = padded.down().feature_blocks,
-                 .k_blocks = padded.down().k_blocks,
-                 .out_columns = padded.hidden};
-  const std::int64_t rows = problem.shape.routed_rows();
-  const int tile =
-      choose_row_tile(rows, problem.shape.experts,
-                      std::min(c.gate_up_spec.feature_blocks, c.down_spec.feature_blocks), facts);
-  c.gate_up = choose_grouped_gemm(c.gate_up_spec, rows, tile, facts);
-  c.down = choose_grouped_gemm(c.down_spec, rows, tile, facts);
-  const std::int64_t experts = problem.shape.experts;
-  const RowSplit share(static_cast<int>((rows + experts - 1) / experts), tile);
-  // NOTE: clusters that begin at different times share less of what they read: 3 to 8 % lost at Mixtral,
-  // where several row tiles read the same weights (docs/levels/level08_persistent.md).
-  c.down_begins_early = c.down.weights_read_once &&
-                        begins_early(experts * share.tiles * ((c.down_spec.feature_blocks + 1) / 2),
-                                     facts.multiprocessors / 2);
-  return c;
-}
 
 struct Buffers {
   std::byte* rows = nullptr;         // [T·K,H'] x by expert; y by expert once act is made
@@ -93,7 +68,8 @@ Buffers carve(Memory& memory, const Problem& problem, const DeviceFacts& facts) 
   const PaddedShape padded(shape);
   const std::int64_t routed = shape.routed_rows();
   const auto element = static_cast<std::int64_t>(size_of(problem.dtype));
-  const GroupedGemmConfig config = configure(problem, facts).gate_up;
+  // Whatever is chosen: the smallest tiles are the most.
+  const std::int64_t most_tiles = most_row_tiles(routed, shape.experts, kDeepTile);
   Buffers b;
   b.rows = memory.template take<std::byte>(routed * padded.hidden * element);
   b.act = memory.template take<std::byte>(routed * padded.intermediate * element);
@@ -105,12 +81,9 @@ Buffers carve(Memory& memory, const Problem& problem, const DeviceFacts& facts) 
   b.permutation.dst_row = memory.template take<std::int32_t>(routed);
   b.permutation.block_counts =
       memory.template take<std::int32_t>(permutation_scratch(routed, shape.experts, facts));
-  b.row_tiles.tiles =
-      memory.template take<RowTile>(most_row_tiles(routed, shape.experts, config.largest_tile));
-  b.row_tiles.ready = memory.template take<std::int32_t>(
-      most_row_tiles(routed, shape.experts, config.largest_tile));
-  b.row_tiles.finished = memory.template take<std::int32_t>(
-      most_row_tiles(routed, shape.experts, config.largest_tile));
+  b.row_tiles.tiles = memory.template take<RowTile>(most_tiles);
+  b.row_tiles.ready = memory.template take<std::int32_t>(most_tiles);
+  b.row_tiles.finished = memory.template take<std::int32_t>(most_tiles);
   b.row_tiles.row_to_token = memory.template take<std::int32_t>(routed);
   b.row_tiles.count = memory.template take<std::int32_t>(1);
   b.row_tiles.tickets = memory.template take<std::int32_t>(RowTiles::kTickets);
@@ -154,49 +127,57 @@ class Persistent final : public CudaLevel {
                          shape.intermediate, packed_gate_up_.data(), stream());
     pack_rows_blocked(weights.down.data, shape.experts, shape.hidden, shape.intermediate,
                       packed_down_.data(), stream());
-    const Configs configs = configure(problem, device_->facts());
-    gate_up_.emplace(configs.gate_up_spec, configs.gate_up, device_->facts());
-    down_.emplace(configs.down_spec, configs.down, device_->facts());
-    down_begins_early_ = configs.down_begins_early;
+    choose(execution);
     device_->synchronise();  // packing is part of prepare's time
   }
 
   void forward(Context& context, const TensorView& x, const TensorView& y) override {
     const Buffers b = carve(context.arena, problem_, device_->facts());
     route(context, x, 0, x.dim(0), {b.logits, b.topk_idx, b.topk_weights, b.permutation});
-    plan_rows(context, x.dim(0), b);
-    gate_up(context, align_rows(context, x, b), x.dim(0), b);
-    down(context, x.dim(0), b);
+    multiply(context, products_for(x.dim(0)), x, y, b);
+  }
+
+  [[nodiscard]] Tunes tunes() const override { return Tunes::kUnderAnyRouting; }
+
+  [[nodiscard]] std::string uncapturable() const override { return {}; }
+  [[nodiscard]] std::string plan() const override;
+  [[nodiscard]] std::vector<TunedChoice> tuned() const override;
+
+ private:
+  /// choices_: from the cache, what is missing timed now, else the heuristic's.
+  void choose(const ExecutionOptions& execution);
+  /// Times `buckets`. Its memory is the workspace's, which does not exist yet.
+  [[nodiscard]] std::vector<TunedBucket> tune(const std::vector<std::int64_t>& buckets,
+                                              const ExecutionOptions& execution);
+  [[nodiscard]] Products& products_of(const PersistentPlan& plan);
+  [[nodiscard]] Products& products_for(std::int64_t tokens) {
+    return *chosen_[bucket_of(buckets_, tokens)];
+  }
+
+  /// Before each sample, which overwrites them: numbers of the weights' distribution, for on zeros the
+  /// clocks would be higher.
+  void fill_rows(const TensorView& x) const;
+  /// Fills L2 with what a forward does not read: the weights as they were given.
+  void flush_caches(const Buffers& b) const;
+
+  /// Everything behind the routing.
+  void multiply(Context& context, Products& products, const TensorView& x, const TensorView& y,
+                const Buffers& b) {
+    plan_rows(context, products, x.dim(0), b);
+    gate_up(context, products, align_rows(context, x, b), x.dim(0), b);
+    down(context, products, x.dim(0), b);
     combine(context, y, b);
   }
 
-  [[nodiscard]] std::string uncapturable() const override { return {}; }
-  [[nodiscard]] std::string plan() const override {
-    const Shape& shape = problem_.shape;
-    const PaddedShape padded(shape);
-    const auto stored = static_cast<double>(padded.gate_up().bytes(shape.experts) +
-                                            padded.down().bytes(shape.experts));
-    const auto given =
-        static_cast<double>(element_bytes(shape.experts * 3 * shape.hidden * shape.intermediate));
-    return fmt::format("gate|up: {}, {}; down: {}{}; packed weights {:.1f} % larger than given",
-                       to_string(gate_up_->config()),
-                       gate_up_->config().cooperative() ? "rows loaded in the tokens' order"
-                       : gate_up_->config().gathers()   ? "rows gathered beside the products"
-                                                        : "rows permuted before",
-                       to_string(down_->config()),
-                       down_begins_early_ ? ", begun on finished row tiles" : "",
-                       (stored / given - 1) * 100);
-  }
-
- private:
   [[nodiscard]] bool pads_hidden() const {
     return PaddedShape(problem_.shape).hidden != problem_.shape.hidden;
   }
 
   /// expert_offsets, dst_row, and the list of row tiles.
-  void plan_rows(Context& context, std::int64_t tokens, const Buffers& b) {
+  void plan_rows(Context& context, const Products& products, std::int64_t tokens,
+                 const Buffers& b) {
     const Shape& shape = problem_.shape;
-    const int largest = gate_up_->config().largest_tile;
+    const int largest = products.largest_tile();
     build_row_tiles({.expert_offsets = b.permutation.expert_offsets,
                      .experts = shape.experts,
                      .dst_row = b.permutation.dst_row,
@@ -228,10 +209,11 @@ class Persistent final : public CudaLevel {
     return b.padded;
   }
 
-  void gate_up(Context& context, const void* x, std::int64_t tokens, const Buffers& b) {
+  void gate_up(Context& context, Products& products, const void* x, std::int64_t tokens,
+               const Buffers& b) {
     const Shape& shape = problem_.shape;
     const PaddedShape padded(shape);
-    const bool gathers = gate_up_->config().gathers();
+    const bool gathers = products.plan.gathers;
     const std::int64_t rows = tokens * shape.top_k;
     if (!gathers) {
       permute_rows(x, b.permutation.dst_row, tokens, shape.top_k,
@@ -239,16 +221,16 @@ class Persistent final : public CudaLevel {
       context.record("permute", element_bytes(rows * padded.hidden),
                      [&] { return fmt::format("{} rows", rows); });
     }
-    gate_up_->run({.rows = b.rows,
-                   .gather_from = gathers ? x : nullptr,
-                   .packed_weights = packed_gate_up_.data(),
-                   .out = b.act,
-                   .capacity = shape.routed_rows(),
-                   .row_tiles = b.row_tiles,
-                   .ticket = b.row_tiles.tickets,
-                   .announces = down_begins_early_},
-                  stream());
-    const bool writes_rows = gathers && !gate_up_->config().cooperative();
+    products.gate_up.run({.rows = b.rows,
+                          .gather_from = gathers ? x : nullptr,
+                          .packed_weights = packed_gate_up_.data(),
+                          .out = b.act,
+                          .capacity = shape.routed_rows(),
+                          .row_tiles = b.row_tiles,
+                          .ticket = b.row_tiles.tickets,
+                          .announces = products.plan.down_begins_early},
+                         stream());
+    const bool writes_rows = gathers && !products.plan.gate_up.cooperative();
     context.record(
         gathers ? "gather_gate_up_swiglu" : "gate_up_swiglu",
         element_bytes(rows * (padded.intermediate + (writes_rows ? padded.hidden : 0))), [&] {
@@ -256,17 +238,18 @@ class Persistent final : public CudaLevel {
         });
   }
 
-  void down(Context& context, std::int64_t tokens, const Buffers& b) {
+  void down(Context& context, Products& products, std::int64_t tokens, const Buffers& b) {
     const Shape& shape = problem_.shape;
     const PaddedShape padded(shape);
-    down_->run({.rows = b.act,
-                .packed_weights = packed_down_.data(),
-                .out = b.rows,
-                .capacity = shape.routed_rows(),
-                .row_tiles = b.row_tiles,
-                .ticket = b.row_tiles.tickets + 1,
-                .awaits = down_begins_early_ ? gate_up_->announcements() : 0},
-               stream());
+    products.down.run(
+        {.rows = b.act,
+         .packed_weights = packed_down_.data(),
+         .out = b.rows,
+         .capacity = shape.routed_rows(),
+         .row_tiles = b.row_tiles,
+         .ticket = b.row_tiles.tickets + 1,
+         .awaits = products.plan.down_begins_early ? products.gate_up.announcements() : 0},
+        stream());
     context.record("gemm_down", element_bytes(tokens * shape.top_k * padded.hidden), [&] {
       return fmt::format("{} rows n={} k={}", tokens * shape.top_k, padded.hidden,
                          padded.intermediate);
@@ -292,10 +275,177 @@ class Persistent final : public CudaLevel {
 
   DeviceBuffer packed_gate_up_;
   DeviceBuffer packed_down_;
-  std::optional<GroupedGemmSm90> gate_up_;
-  std::optional<GroupedGemmSm90> down_;
-  bool down_begins_early_ = false;
+  std::vector<std::int64_t> buckets_;      // of tokens, token_buckets()
+  std::vector<PersistentChoice> choices_;  // one a bucket
+  std::vector<Products*> chosen_;          // one a bucket, of products_
+  std::deque<Products> products_;          // no two of one plan
+  std::vector<TunedBucket> timed_;         // by this prepare()
+  std::string origin_;                     // of the choices
 };
+
+Products& Persistent::products_of(const PersistentPlan& plan) {
+  const auto found = std::find_if(products_.begin(), products_.end(),
+                                  [&](const Products& p) { return p.plan == plan; });
+  if (found != products_.end()) return *found;
+  return products_.emplace_back(plan, problem_.shape, device_->facts());
+}
+
+void Persistent::choose(const ExecutionOptions& execution) {
+  const Shape& shape = problem_.shape;
+  const PersistentChoiceCache cache(execution.tune_cache, device_->facts(), problem_);
+  PersistentChoiceCache::Found found;
+  if (execution.tuning == Tuning::kMissing) found = cache.load();
+  buckets_ = token_buckets(shape.tokens);
+  std::vector<std::int64_t> missing;
+  for (const std::int64_t tokens : buckets_) {
+    const auto stored = std::find_if(found.choices.begin(), found.choices.end(),
+                                     [&](const PersistentChoice& c) { return c.tokens == tokens; });
+    const bool is_stored = stored != found.choices.end();
+    choices_.push_back(
+        is_stored ? *stored
+                  : PersistentChoice{.tokens = tokens,
+                                     .plan = heuristic_plan(shape, tokens, device_->facts())});
+    // What an earlier layer had no time for is timed when there is more now.
+    const bool more_time =
+        is_stored && !stored->complete && execution.tune_seconds > stored->budget_seconds;
+    if (!is_stored || more_time) missing.push_back(tokens);
+  }
+  const std::size_t read = buckets_.size() - missing.size();
+  origin_ = read == 0 ? "" : fmt::format("{} choices read from {}", read, cache.path());
+  if (!found.refused.empty()) {
+    origin_ = fmt::format("{} was not used: {}", cache.path(), found.refused);
+  }
+  const auto also = [&](const std::string& text) {
+    origin_ += (origin_.empty() ? "" : "; ") + text;
+  };
+  if (execution.tune_seconds == 0) {
+    if (read < buckets_.size()) also("choices not timed: heuristic");
+  } else if (!missing.empty()) {
+    timed_ = tune(missing, execution);
+    std::vector<PersistentChoice> now;
+    for (const TunedBucket& tuned : timed_) {
+      now.push_back(tuned.choice);
+      *std::find_if(choices_.begin(), choices_.end(), [&](const PersistentChoice& c) {
+        return c.tokens == tuned.choice.tokens;
+      }) = tuned.choice;
+    }
+    const std::string problem = cache.save(now);
+    also(fmt::format("{} choices timed now, within {} s, {}", now.size(), execution.tune_seconds,
+                     !problem.empty()  ? "not kept: " + problem
+                     : cache.enabled() ? "kept in " + cache.path()
+                                       : std::string("not kept: the cache is off")));
+  }
+  // Those that were only candidates are not needed any more.
+  products_.clear();
+  for (const PersistentChoice& choice : choices_) chosen_.push_back(&products_of(choice.plan));
+}
+
+std::vector<TunedBucket> Persistent::tune(const std::vector<std::int64_t>& buckets,
+                                          const ExecutionOptions& execution) {
+  const Shape& shape = problem_.shape;
+  const DeviceFacts& facts = device_->facts();
+  const DeviceBuffer memory(this->memory(problem_, execution).workspace);
+  Arena arena(memory.data(), memory.size());
+  const Buffers b = carve(arena, problem_, facts);
+  const RouteTrace routes = draw_routes(shape, kTuningSeed, Skew::parse(execution.tune_skew));
+  device_->copy_from_host(b.topk_idx, routes.indices.data(), routes.indices.size() * sizeof(int));
+  device_->copy_from_host(b.topk_weights, routes.weights.data(),
+                          routes.weights.size() * sizeof(float));
+  const Event start;
+  const Event end;
+  // x lies where padded rows would: whole blocks, aligned. y goes there, too, once x has been read.
+  const TensorView x(b.padded, problem_.dtype, {shape.tokens, PaddedShape(shape).hidden});
+  return tune_persistent({.shape = shape,
+                          .facts = facts,
+                          .routing = execution.tune_skew,
+                          .prepare =
+                              [&](std::int64_t tokens) {
+                                build_permutation(b.topk_idx, tokens * shape.top_k, shape.experts,
+                                                  b.permutation, facts, stream());
+                              },
+                          .sample =
+                              [&](const PersistentPlan& plan, std::int64_t tokens) {
+                                Products& products = products_of(plan);
+                                fill_rows(x.first_rows(tokens));
+                                flush_caches(b);
+                                start.record(stream());
+                                Context context{.arena = arena};
+                                plan_rows(context, products, tokens, b);
+                                gate_up(context, products, x.data, tokens, b);
+                                down(context, products, tokens, b);
+                                unpermute_rows(problem_.dtype, b.rows, b.permutation.dst_row,
+                                               b.topk_weights, tokens, shape.top_k,
+                                               PaddedShape(shape).hidden, b.padded, stream());
+                                end.record(stream());
+                                end.wait();
+                                return end.milliseconds_since(start) * 1e3;
+                              }},
+                         buckets, execution.tune_seconds);
+}
+
+void Persistent::fill_rows(const TensorView& x) const {
+  const TensorView& source = weights_.down;
+  for (std::uint64_t at = 0; at < x.bytes(); at += source.bytes()) {
+    MOE_CUDA_CHECK(cudaMemcpyAsync(x.as<std::byte>() + at, source.data,
+                                   std::min<std::uint64_t>(source.bytes(), x.bytes() - at),
+                                   cudaMemcpyDeviceToDevice, stream()));
+  }
+}
+
+void Persistent::flush_caches(const Buffers& b) const {
+  for (const TensorView& given : {weights_.gate, weights_.up, weights_.down}) {
+    const std::uint64_t most = kFlushOfCache * device_->facts().l2_bytes;
+    read_memory(given.data, std::min<std::uint64_t>(given.bytes(), most) / 16 * 16,
+                reinterpret_cast<unsigned*>(b.row_tiles.count), stream());
+  }
+}
+
+std::vector<TunedChoice> Persistent::tuned() const {
+  std::vector<TunedChoice> all;
+  for (const PersistentChoice& choice : choices_) {
+    all.push_back(
+        {.tokens = choice.tokens,
+         .chosen = to_string(choice.plan),
+         .standard = to_string(heuristic_plan(problem_.shape, choice.tokens, device_->facts())),
+         .timed = choice.candidates > 0,
+         .complete = choice.complete,
+         .routing = choice.routing,
+         .date = choice.date,
+         .candidates = choice.candidates,
+         .standard_us = choice.heuristic_us,
+         .chosen_us = choice.chosen_us,
+         .noise = choice.noise});
+    for (const TunedBucket& now : timed_) {
+      if (now.choice.tokens != choice.tokens) continue;
+      all.back().timings = now.timings;
+      all.back().pruned = now.pruned;
+    }
+  }
+  return all;
+}
+
+std::string Persistent::plan() const {
+  const Shape& shape = problem_.shape;
+  const PaddedShape padded(shape);
+  const auto stored = static_cast<double>(padded.gate_up().bytes(shape.experts) +
+                                          padded.down().bytes(shape.experts));
+  const auto given =
+      static_cast<double>(element_bytes(shape.experts * 3 * shape.hidden * shape.intermediate));
+  std::string text = fmt::format("packed weights {:.1f} % larger than given; {}",
+                                 (stored / given - 1) * 100, origin_);
+  for (const TunedChoice& choice : tuned()) {
+    text += fmt::format(
+        "\n{} tokens: {}; {}", choice.tokens, choice.chosen,
+        !choice.timed ? std::string("heuristic, not timed")
+        : choice.chosen == choice.standard
+            ? fmt::format("heuristic{}, {} candidates, {}, {}",
+                          choice.complete ? " confirmed" : ", not all timed", choice.candidates,
+                          choice.routing, choice.date)
+            : fmt::format("tuned, {:.1f} us against {:.1f} of the heuristic, {}, {}",
+                          choice.chosen_us, choice.standard_us, choice.routing, choice.date));
+  }
+  return text;
+}
 
 }  // namespace
 

@@ -101,6 +101,16 @@ std::string to_string(const GroupedGemmConfig& config) {
                      config.weights_read_once ? ", weights read once" : "");
 }
 
+std::size_t grouped_gemm_shared_bytes(int largest_tile) {
+  std::size_t most = 0;
+  for (const GemmEpilogue epilogue : {GemmEpilogue::kSwiGLU, GemmEpilogue::kStore}) {
+    with_config(epilogue, largest_tile, [&]<class Config>() {
+      most = std::max(most, static_cast<std::size_t>(Config::kSharedBytes));
+    });
+  }
+  return most;
+}
+
 struct GroupedGemmSm90::State {
   GroupedGemmSpec spec;
   GroupedGemmConfig config;

@@ -57,6 +57,8 @@ struct GroupedGemmConfig {
 /// For at most `rows` routed rows in tiles of `largest_tile`.
 [[nodiscard]] GroupedGemmConfig choose_grouped_gemm(const GroupedGemmSpec& spec, std::int64_t rows,
                                                     int largest_tile, const DeviceFacts& facts);
+/// Bytes of shared memory that a block of the kernel for such tiles takes.
+[[nodiscard]] std::size_t grouped_gemm_shared_bytes(int largest_tile);
 /// "tiles of 128x192, 8 row tiles x 8 feature pairs"
 [[nodiscard]] std::string to_string(const GroupedGemmConfig& config);
 

@@ -1,12 +1,22 @@
-// Level 8 where its blocks cooperate and where its products overlap: that needs more rows and experts than
-// the shapes of other tests have.
+// Level 8 where its blocks cooperate and where its products overlap, which needs more rows and experts than the
+// shapes of other tests have; under every plan that it can choose; and its tuning.
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <stdexcept>
+
+#include "core/cache_file.h"
+#include "core/crossover.h"
 #include "cuda/levels/level_test.h"
 #include "cuda/ops/fingerprint.h"
+#include "cuda/ops/persistent_choices.h"
 #include "moe/error.h"
 #include "moe/verify.h"
 
 namespace moe::cuda {
 namespace {
+
+namespace fs = std::filesystem;
 
 class CudaPersistentLevel : public CudaLevelTest {
  protected:
@@ -34,6 +44,8 @@ void CudaPersistentLevel::check(const Problem& problem, const char* planned) {
   Layer layer = Layer::create({.level = "persistent",
                                .backend = Backend::kCuda,
                                .problem = problem,
+                               .tune_seconds = 0,
+                               .tune_cache = "off",
                                .stream = stream.get()},
                               weights);
   ASSERT_NE(layer.plan().find(planned), std::string::npos) << layer.plan();
@@ -82,6 +94,211 @@ TEST_F(CudaPersistentLevel, TheSecondProductBesideTheFirst) {
   // 100 and 200 rows an expert, and 640 items.
   check({{3200, 1280, 64, 128, 4}, DType::kBF16}, "begun on finished row tiles");
   check({{6400, 1280, 64, 128, 4}, DType::kBF16}, "begun on finished row tiles");
+}
+
+/// With a tuning cache of its own.
+class CudaPersistentTuning : public CudaPersistentLevel {
+ protected:
+  void SetUp() override {
+    CudaPersistentLevel::SetUp();
+    if (IsSkipped()) return;
+    std::string name = (fs::temp_directory_path() / "moe-persistent-XXXXXX").string();
+    if (mkdtemp(name.data()) == nullptr) throw std::runtime_error("mkdtemp " + name);
+    folder_ = name;
+  }
+  void TearDown() override {
+    if (!folder_.empty()) fs::remove_all(folder_);
+  }
+
+  void place_problem(const Problem& problem, const char* skew = "uniform") {
+    problem_ = problem;
+    host_.emplace(make_weights(problem, 7, Skew::parse(skew)));
+    weights_ = place(*host_);
+    const Tensor input = make_input(problem, 7, 0, Skew::parse(skew));
+    x_ = place(input.view());
+    y_ = place(input.view());
+    oracle_.emplace(problem, host_->view(), input.view());
+  }
+  Layer create(double seconds, Tuning tuning = Tuning::kMissing,
+               const std::string& skew = "uniform") {
+    return Layer::create({.level = "persistent",
+                          .backend = Backend::kCuda,
+                          .problem = problem_,
+                          .tune_seconds = seconds,
+                          .tune_cache = folder_,
+                          .tuning = tuning,
+                          .tune_skew = skew},
+                         weights_);
+  }
+  /// y of the first `rows` rows, compared with the oracle.
+  std::vector<std::byte> verified(Layer& layer, std::int64_t rows) {
+    MOE_CUDA_CHECK(cudaMemset(y_.data, 0xff, y_.bytes()));
+    layer.forward(x_.first_rows(rows), y_.first_rows(rows));
+    const Tensor y = download(y_.first_rows(rows));
+    const Comparison comparison = oracle_->compare(y.view());
+    EXPECT_TRUE(comparison.passed) << rows << " rows: " << comparison.describe();
+    const auto* bytes = y.as<const std::byte>();
+    return {bytes, bytes + y.view().bytes()};
+  }
+  [[nodiscard]] PersistentChoiceCache cache() { return {folder_, device().facts(), problem_}; }
+  static bool says(const Layer& layer, const std::string& text) {
+    return layer.plan().find(text) != std::string::npos;
+  }
+
+  std::string folder_;
+  Problem problem_;
+  std::optional<OwnedWeights> host_;
+  Weights weights_;
+  TensorView x_, y_;
+  std::optional<Oracle> oracle_;
+};
+
+TEST_F(CudaPersistentTuning, EveryPlanGivesTheOraclesAnswerAndTheSameBits) {
+  // Rows an expert on average: 256, where every kind of tile is a candidate, and 2, with empty experts.
+  for (const auto& [shape, skew] : {std::pair{Shape{1024, 192, 320, 8, 2}, "uniform"},
+                                    std::pair{Shape{1024, 128, 96, 8, 2}, "zipf:1"},
+                                    std::pair{Shape{33, 192, 320, 33, 2}, "uniform"}}) {
+    place_problem({shape, DType::kBF16}, skew);
+    const std::vector<PersistentPlan> plans =
+        candidate_plans(shape, shape.tokens, device().facts()).plans;
+    ASSERT_GT(plans.size(), 2U);
+    std::vector<std::byte> first;
+    for (const PersistentPlan& plan : plans) {
+      SCOPED_TRACE(to_string(shape) + ", " + to_string(plan));
+      ASSERT_EQ(cache().save({{.tokens = shape.tokens,
+                               .plan = plan,
+                               .routing = "uniform",
+                               .candidates = 1,
+                               .complete = true}}),
+                "");
+      Layer layer = create(0);
+      ASSERT_TRUE(says(layer, to_string(plan))) << layer.plan();
+      const std::vector<std::byte> got = verified(layer, shape.tokens);
+      if (first.empty()) first = got;
+      EXPECT_TRUE(got == first) << "other bits than those of " << to_string(plans.front());
+    }
+    release();
+  }
+}
+
+TEST_F(CudaPersistentTuning, IsTunedOnceAndReadAfterwards) {
+  place_problem({{600, 256, 192, 8, 2}, DType::kBF16});
+  Layer cold = create(20);
+  EXPECT_TRUE(says(cold, "11 choices timed now, within 20 s, kept in " + cache().path()))
+      << cold.plan();
+  ASSERT_EQ(cold.tuned().size(), 11U);
+  for (const TunedChoice& choice : cold.tuned()) {
+    EXPECT_TRUE(choice.timed && choice.complete) << choice.tokens;
+    EXPECT_EQ(choice.routing, "uniform");
+    EXPECT_EQ(static_cast<std::size_t>(choice.candidates), choice.timings.size());
+    EXPECT_GT(choice.standard_us, 0);
+    EXPECT_LE(choice.chosen_us, choice.standard_us);
+  }
+  const std::string kept = *read_whole(cache().path());
+  Layer warm = create(20);
+  EXPECT_TRUE(says(warm, "11 choices read from " + cache().path())) << warm.plan();
+  EXPECT_EQ(*read_whole(cache().path()), kept);
+  EXPECT_TRUE(warm.tuned().front().timings.empty());
+  for (const std::int64_t rows : {600, 599, 512, 130, 31, 1}) {
+    EXPECT_TRUE(verified(cold, rows) == verified(warm, rows)) << rows;
+  }
+  // A layer of fewer tokens finds those that it shares: 256, 128, ... 1.
+  problem_.shape.tokens = 300;
+  Layer fewer = create(0);
+  EXPECT_TRUE(says(fewer, "9 choices read from")) << fewer.plan();
+  EXPECT_TRUE(says(fewer, "300 tokens")) << fewer.plan();
+  EXPECT_TRUE(says(fewer, "heuristic, not timed")) << fewer.plan();
+  // Anew, under another routing.
+  problem_.shape.tokens = 600;
+  Layer anew = create(20, Tuning::kAnew, "zipf:1");
+  EXPECT_TRUE(says(anew, "11 choices timed now")) << anew.plan();
+  EXPECT_EQ(anew.tuned().front().routing, "zipf:1");
+  EXPECT_TRUE(verified(anew, 600) == verified(cold, 600));
+}
+
+TEST_F(CudaPersistentTuning, BadFilesAreNamedIgnoredAndReplaced) {
+  place_problem({{64, 64, 64, 4, 2}, DType::kBF16});
+  create(5);
+  const std::string good = *read_whole(cache().path());
+  std::string foreign = good;
+  const std::size_t at = foreign.find(", kernels ");
+  ASSERT_NE(at, std::string::npos);
+  foreign.replace(at, 12, ", kernels 00");
+  ASSERT_NE(foreign, good);
+  for (const std::string& text : {std::string("damage"), foreign}) {
+    std::ofstream(cache().path(), std::ios::binary) << text;
+    Layer untuned = create(0);
+    EXPECT_TRUE(says(untuned, cache().path() + " was not used: it ")) << untuned.plan();
+    EXPECT_TRUE(says(untuned, "choices not timed: heuristic")) << untuned.plan();
+    verified(untuned, 64);
+    Layer layer = create(5);
+    EXPECT_TRUE(says(layer, "7 choices timed now")) << layer.plan();
+    verified(layer, 64);
+    EXPECT_TRUE(says(create(5), "7 choices read from")) << layer.plan();
+  }
+}
+
+TEST_F(CudaPersistentTuning, MoreTimeGoesOnWhereLittleEnded) {
+  place_problem({{512, 256, 128, 8, 2}, DType::kBF16});
+  EXPECT_FALSE(create(1e-6).tuned().front().complete);
+  EXPECT_TRUE(says(create(1e-6), "10 choices read from"));
+  EXPECT_TRUE(says(create(20), "10 choices timed now"));
+  EXPECT_TRUE(says(create(1e-6), "10 choices read from"));
+}
+
+TEST_F(CudaPersistentTuning, AutoGoesByTheMeasuredCrossover) {
+  const auto choice = [&](std::int64_t tokens) {
+    problem_.shape.tokens = tokens;
+    const Layer layer = Layer::create({.level = "auto",
+                                       .backend = Backend::kCuda,
+                                       .problem = problem_,
+                                       .tune_seconds = 0,
+                                       .tune_cache = folder_},
+                                      weights_);
+    return layer.choice();
+  };
+  place_problem({{4, 64, 64, 64, 2}, DType::kBF16});
+  // By the rule, for two rows an expert, all of these are streaming's.
+  for (const std::int64_t tokens : {1, 4}) {
+    EXPECT_TRUE(choice(tokens).starts_with("streaming:")) << choice(tokens);
+    EXPECT_NE(choice(tokens).find("by rule"), std::string::npos) << choice(tokens);
+    EXPECT_NE(choice(tokens).find("not measured here"), std::string::npos) << choice(tokens);
+  }
+  DeviceIdentity identity = device().identity();
+  const Crossover crossover{.samples = {{1, 10, 20}, {2, 10, 20}, {4, 30, 20}},
+                            .routing = "uniform",
+                            .date = "2026-01-31T12:00:00Z"};
+  ASSERT_EQ(CrossoverCache(folder_, identity, problem_, "streaming", "persistent").save(crossover),
+            "");
+  for (const auto& [tokens, level] : {std::pair{1, "streaming"}, std::pair{2, "streaming"},
+                                      std::pair{3, "persistent"}, std::pair{4, "persistent"}}) {
+    EXPECT_TRUE(choice(tokens).starts_with(level)) << choice(tokens);
+    EXPECT_NE(choice(tokens).find("faster than persistent up to 2, slower at 4"), std::string::npos)
+        << choice(tokens);
+  }
+  EXPECT_NE(choice(5).find("by rule"), std::string::npos) << "beyond what was measured";
+  identity.version += " of yesterday";
+  ASSERT_EQ(CrossoverCache(folder_, identity, problem_, "streaming", "persistent").save(crossover),
+            "");
+  EXPECT_TRUE(choice(4).starts_with("streaming:")) << choice(4);
+  EXPECT_NE(choice(4).find("was not used: it was made for something else"), std::string::npos)
+      << choice(4);
+}
+
+TEST_F(CudaPersistentTuning, OthersRefuseSkew) {
+  place_problem({{64, 64, 64, 4, 2}, DType::kBF16});
+  try {
+    Layer::create({.level = "compiled",
+                   .backend = Backend::kCuda,
+                   .problem = problem_,
+                   .tune_cache = "off",
+                   .tune_skew = "zipf:1"},
+                  weights_);
+    FAIL() << "compiled is tuned under uniform routing only";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), ErrorCode::kUnsupported) << error.what();
+  }
+  EXPECT_THROW(create(1, Tuning::kAnew, "zipf:99"), Error);
 }
 
 }  // namespace

@@ -1,0 +1,185 @@
+#include "cuda/ops/persistent_plan.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "core/check.h"
+#include "cuda/ops/tile_order.h"
+
+namespace moe::cuda {
+namespace {
+
+/// A kind of tile and how rows reach it.
+struct Kind {
+  int largest_tile;
+  bool gathers;
+};
+constexpr Kind kKinds[] = {
+    {kGatheringTile, true}, {kGatheringTile, false}, {kDeepTile, false}, {kCooperativeTile, true}};
+
+/// An order of tiles beside the heuristic's: its group times a factor, a band of its own.
+struct OrderVariation {
+  int group_numerator;
+  int group_denominator;
+  int band_features;  // 0: the heuristic's
+};
+constexpr OrderVariation kOrders[] = {{1, 1, 0}, {1, 4, 0},  {4, 1, 0},
+                                      {1, 1, 4}, {1, 1, 16}, {1, 1, 64}};
+
+std::string name_of(const Kind& kind) {
+  return fmt::format("tiles of {} rows{}", kind.largest_tile,
+                     kind.gathers ? " that gather" : ", permuted before");
+}
+
+/// NOTE: clusters that begin at different times share less of what they read: 3 to 8 % lost at Mixtral, where
+/// several row tiles read the same weights (docs/levels/level08_persistent.md).
+bool down_begins_early(const GroupedGemmSpec& down, const GroupedGemmConfig& config,
+                       std::int64_t rows, const DeviceFacts& facts) {
+  const RowSplit share(static_cast<int>((rows + down.experts - 1) / down.experts),
+                       config.largest_tile);
+  return config.weights_read_once &&
+         begins_early(down.experts * share.tiles * ((down.feature_blocks + 1) / 2),
+                      facts.multiprocessors / 2);
+}
+
+PersistentPlan plan_of(const PersistentSpecs& specs, std::int64_t rows, const Kind& kind,
+                       const DeviceFacts& facts) {
+  PersistentPlan plan{.gate_up = choose_grouped_gemm(specs.gate_up, rows, kind.largest_tile, facts),
+                      .down = choose_grouped_gemm(specs.down, rows, kind.largest_tile, facts),
+                      .gathers = kind.gathers};
+  plan.down_begins_early = down_begins_early(specs.down, plan.down, rows, facts);
+  return plan;
+}
+
+/// Fewest rows of a mean expert at which two blocks that share its rows have something to do each.
+constexpr std::int64_t kFewestCooperativeRows = kCooperativeTile * 3 / 10;
+/// Tiles of a mean expert from which on its weights are certain to be read again.
+constexpr std::int64_t kWeightsReadAgain = 4;
+
+/// Why a kind of tile is not timed; "" when it is.
+std::string pruned(const Kind& kind, std::int64_t mean_rows, const DeviceFacts& facts) {
+  if (const std::size_t bytes = grouped_gemm_shared_bytes(kind.largest_tile);
+      bytes > facts.shared_bytes_per_block) {
+    return fmt::format("{} bytes of shared memory, a block has {}", bytes,
+                       facts.shared_bytes_per_block);
+  }
+  if (kind.largest_tile == kCooperativeTile && mean_rows < kFewestCooperativeRows) {
+    return fmt::format("{} rows a mean expert, two blocks share its rows from {} on", mean_rows,
+                       kFewestCooperativeRows);
+  }
+  return {};
+}
+
+GroupedGemmConfig reordered(GroupedGemmConfig config, const OrderVariation& order) {
+  config.group_rows =
+      std::max(1, config.group_rows * order.group_numerator / order.group_denominator);
+  if (order.band_features > 0) config.band_features = order.band_features;
+  return config;
+}
+
+/// The same order with the least numbers that give it, so that equal orders are equal.
+GroupedGemmConfig least(GroupedGemmConfig config, const GroupedGemmSpec& spec,
+                        std::int64_t most_tiles) {
+  const std::int64_t pairs = (spec.feature_blocks + 1) / 2;
+  config.group_rows = static_cast<int>(
+      std::min<std::int64_t>(config.group_rows, std::max<std::int64_t>(1, most_tiles)));
+  config.band_features = static_cast<int>(std::min<std::int64_t>(config.band_features, pairs));
+  return config;
+}
+
+}  // namespace
+
+PersistentSpecs::PersistentSpecs(const Shape& shape) {
+  const PaddedShape padded(shape);
+  gate_up = {.epilogue = GemmEpilogue::kSwiGLU,
+             .experts = shape.experts,
+             .feature_blocks = padded.gate_up().feature_blocks,
+             .k_blocks = padded.gate_up().k_blocks,
+             .out_columns = padded.intermediate};
+  down = {.epilogue = GemmEpilogue::kStore,
+          .experts = shape.experts,
+          .feature_blocks = padded.down().feature_blocks,
+          .k_blocks = padded.down().k_blocks,
+          .out_columns = padded.hidden};
+}
+
+std::string to_string(const PersistentPlan& plan) {
+  return fmt::format("gate|up: {}, {}; down: {}{}", to_string(plan.gate_up),
+                     !plan.gathers                ? "rows permuted before"
+                     : plan.gate_up.cooperative() ? "rows loaded in the tokens' order"
+                                                  : "rows gathered beside the products",
+                     to_string(plan.down),
+                     plan.down_begins_early ? ", begun on finished row tiles" : "");
+}
+
+PersistentPlan heuristic_plan(const Shape& shape, std::int64_t tokens, const DeviceFacts& facts) {
+  const PersistentSpecs specs(shape);
+  const std::int64_t rows = tokens * shape.top_k;
+  const int tile =
+      choose_row_tile(rows, shape.experts,
+                      std::min(specs.gate_up.feature_blocks, specs.down.feature_blocks), facts);
+  return plan_of(specs, rows, {tile, tile != kDeepTile}, facts);
+}
+
+PersistentCandidates candidate_plans(const Shape& shape, std::int64_t tokens,
+                                     const DeviceFacts& facts) {
+  const PersistentSpecs specs(shape);
+  const std::int64_t rows = tokens * shape.top_k;
+  const std::int64_t mean_rows = (rows + shape.experts - 1) / shape.experts;
+  PersistentCandidates candidates;
+  std::vector<PersistentPlan> least_plans;
+  const auto add = [&](const PersistentPlan& plan) {
+    const std::int64_t most = most_row_tiles(rows, shape.experts, plan.gate_up.largest_tile);
+    const PersistentPlan same{.gate_up = least(plan.gate_up, specs.gate_up, most),
+                              .down = least(plan.down, specs.down, most),
+                              .gathers = plan.gathers,
+                              .down_begins_early = plan.down_begins_early};
+    if (std::find(least_plans.begin(), least_plans.end(), same) != least_plans.end()) return;
+    least_plans.push_back(same);
+    candidates.plans.push_back(candidates.plans.empty() ? plan : same);
+  };
+  add(heuristic_plan(shape, tokens, facts));
+  for (const Kind& kind : kKinds) {
+    if (const std::string reason = pruned(kind, mean_rows, facts); !reason.empty()) {
+      candidates.pruned.push_back(name_of(kind) + ": " + reason);
+      continue;
+    }
+    const PersistentPlan base = plan_of(specs, rows, kind, facts);
+    const bool either = mean_rows <= kWeightsReadAgain * kind.largest_tile;
+    if (!either) {
+      candidates.pruned.push_back(fmt::format("{}, weights read once: a mean expert has {} rows",
+                                              name_of(kind), mean_rows));
+    }
+    for (const OrderVariation& order : kOrders) {
+      for (const bool once : {false, true}) {
+        if (once && !either) continue;
+        PersistentPlan plan = base;
+        plan.gate_up = reordered(base.gate_up, order);
+        plan.down = reordered(base.down, order);
+        plan.gate_up.weights_read_once = plan.down.weights_read_once = once;
+        plan.down_begins_early = down_begins_early(specs.down, plan.down, rows, facts);
+        add(plan);
+      }
+    }
+  }
+  return candidates;
+}
+
+std::vector<std::int64_t> token_buckets(std::int64_t tokens) {
+  std::vector<std::int64_t> buckets = {tokens};
+  std::int64_t power = 1;
+  while (power < tokens) power *= 2;
+  for (power /= 2; power >= 1; power /= 2) buckets.push_back(power);
+  return buckets;
+}
+
+std::size_t bucket_of(const std::vector<std::int64_t>& buckets, std::int64_t tokens) {
+  MOE_INTERNAL_CHECK(!buckets.empty() && tokens <= buckets.front(), "no bucket for {} tokens",
+                     tokens);
+  std::size_t smallest = 0;
+  while (smallest + 1 < buckets.size() && buckets[smallest + 1] >= tokens) ++smallest;
+  return smallest;
+}
+
+}  // namespace moe::cuda

@@ -1,0 +1,68 @@
+// How level 8 runs its two products for a number of tokens: tiles, how rows reach the first product, the
+// order of tiles. One heuristic choice, and the candidates that the tuner measures against it. Host
+// arithmetic.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "cuda/ops/grouped_gemm_sm90.h"
+#include "cuda/ops/pack_blocked.h"
+#include "moe/config.h"
+
+namespace moe::cuda {
+
+/// Sizes of a problem in whole blocks. Where H or I is no multiple of 64, the rest is zeros.
+struct PaddedShape {
+  std::int64_t hidden;
+  std::int64_t intermediate;
+
+  explicit PaddedShape(const Shape& shape)
+      : hidden(blocks_of(shape.hidden, kBlockDepth) * kBlockDepth),
+        intermediate(blocks_of(shape.intermediate, kBlockDepth) * kBlockDepth) {}
+  [[nodiscard]] BlockedShape gate_up() const { return BlockedShape::gate_up(hidden, intermediate); }
+  [[nodiscard]] BlockedShape down() const { return BlockedShape::down(hidden, intermediate); }
+};
+
+struct PersistentSpecs {
+  GroupedGemmSpec gate_up;
+  GroupedGemmSpec down;
+
+  explicit PersistentSpecs(const Shape& shape);
+};
+
+/// What is chosen for a number of tokens. Results do not depend on it: every output is one sum in the
+/// order of the reduction, whatever tile it is part of.
+struct PersistentPlan {
+  GroupedGemmConfig gate_up;
+  GroupedGemmConfig down;  ///< of the same largest_tile: both products share a list of row tiles
+  bool gathers =
+      false;  ///< the first product takes rows in the tokens' order; else a kernel permutes
+  bool down_begins_early = false;  ///< the second product begins on finished row tiles of the first
+  bool operator==(const PersistentPlan&) const = default;
+};
+/// "gate|up: tiles of 128x192, 8 row tiles x 6 feature pairs, rows gathered beside the products; down:
+/// ..."
+[[nodiscard]] std::string to_string(const PersistentPlan& plan);
+
+/// What is used where nothing was timed.
+[[nodiscard]] PersistentPlan heuristic_plan(const Shape& shape, std::int64_t tokens,
+                                            const DeviceFacts& facts);
+
+struct PersistentCandidates {
+  std::vector<PersistentPlan> plans;  ///< the heuristic first; no two that do the same
+  std::vector<std::string> pruned;    ///< what was left out and why, a sentence each
+};
+/// Everything worth timing for forwards of `tokens` tokens: kinds of tiles x orders x whether L2 keeps
+/// weights, less what the device or the rows an expert rule out.
+[[nodiscard]] PersistentCandidates candidate_plans(const Shape& shape, std::int64_t tokens,
+                                                   const DeviceFacts& facts);
+
+/// Numbers of tokens that have a plan of their own, largest first: shape.tokens and the powers of two
+/// below. A forward of fewer tokens takes the plan of the next larger one.
+[[nodiscard]] std::vector<std::int64_t> token_buckets(std::int64_t tokens);
+/// Index of the bucket of a forward of `tokens`, at most buckets.front().
+[[nodiscard]] std::size_t bucket_of(const std::vector<std::int64_t>& buckets, std::int64_t tokens);
+
+}  // namespace moe::cuda

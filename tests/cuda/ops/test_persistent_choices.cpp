@@ -1,0 +1,279 @@
+// Level 8's plans, the file of its choices, and the tuner on a clockwork instead of a device. No GPU needed.
+#include "cuda/ops/persistent_choices.h"
+
+#include <gtest/gtest.h>
+
+#include <filesystem>
+#include <fstream>
+#include <functional>
+#include <nlohmann/json.hpp>
+#include <set>
+#include <stdexcept>
+
+#include "cuda/ops/persistent_tuner.h"
+#include "cuda/ops/tile_order.h"
+
+namespace moe::cuda {
+namespace {
+
+namespace fs = std::filesystem;
+
+DeviceFacts hopper() {
+  DeviceFacts facts;
+  facts.name = "a device";
+  facts.major = 9;
+  facts.multiprocessors = 132;
+  facts.l2_bytes = std::size_t{60} << 20;
+  facts.shared_bytes_per_block = 232448;
+  facts.driver_version = 13000;
+  return facts;
+}
+
+const Shape kQwen = {16384, 2048, 768, 128, 8};
+const Shape kMixtral = {16384, 4096, 14336, 8, 2};
+
+bool has_tile(const PersistentCandidates& candidates, int largest_tile) {
+  return std::any_of(
+      candidates.plans.begin(), candidates.plans.end(),
+      [&](const PersistentPlan& plan) { return plan.gate_up.largest_tile == largest_tile; });
+}
+
+TEST(PersistentCandidates, TheHeuristicIsFirstAndAllAreDifferentAndFit) {
+  for (const Shape& shape :
+       {kQwen, kMixtral, Shape{1, 64, 64, 1, 1}, Shape{4096, 2880, 2880, 128, 4}}) {
+    for (const std::int64_t tokens : token_buckets(shape.tokens)) {
+      SCOPED_TRACE(to_string(shape) + ", " + std::to_string(tokens) + " tokens");
+      const PersistentCandidates candidates = candidate_plans(shape, tokens, hopper());
+      ASSERT_FALSE(candidates.plans.empty());
+      EXPECT_EQ(candidates.plans.front(), heuristic_plan(shape, tokens, hopper()));
+      EXPECT_LE(candidates.plans.size(), 49U);
+      std::set<std::string> names;
+      const PersistentSpecs specs(shape);
+      for (const PersistentPlan& plan : candidates.plans) {
+        EXPECT_TRUE(names.insert(to_string(plan)).second) << to_string(plan);
+        EXPECT_EQ(plan.gate_up.largest_tile, plan.down.largest_tile);
+        EXPECT_LE(grouped_gemm_shared_bytes(plan.gate_up.largest_tile),
+                  hopper().shared_bytes_per_block);
+        EXPECT_GE(plan.gate_up.group_rows, 1);
+        EXPECT_GE(plan.down.band_features, 1);
+        EXPECT_TRUE(!plan.gathers || plan.gate_up.gathers());
+        EXPECT_LE(2 * plan.gate_up.band_features, specs.gate_up.feature_blocks + 1);
+        EXPECT_LE(2 * plan.down.band_features, specs.down.feature_blocks + 1);
+      }
+    }
+  }
+}
+
+TEST(PersistentCandidates, EveryKindOfTileWhereExpertsHaveTheRows) {
+  const PersistentCandidates many = candidate_plans(kQwen, 4096, hopper());  // 256 rows an expert
+  for (const int tile : {kGatheringTile, kDeepTile, kCooperativeTile}) {
+    EXPECT_TRUE(has_tile(many, tile)) << tile;
+  }
+  const auto permuted = [](const PersistentPlan& plan) {
+    return plan.gate_up.largest_tile == kGatheringTile && !plan.gathers;
+  };
+  EXPECT_TRUE(std::any_of(many.plans.begin(), many.plans.end(), permuted));
+  EXPECT_TRUE(many.pruned.empty());
+}
+
+TEST(PersistentCandidates, ArePrunedByRowsAndBySharedMemory) {
+  const PersistentCandidates few = candidate_plans(kQwen, 64, hopper());  // 4 rows an expert
+  EXPECT_FALSE(has_tile(few, kCooperativeTile));
+  ASSERT_EQ(few.pruned.size(), 1U);
+  EXPECT_NE(few.pruned.front().find("4 rows a mean expert"), std::string::npos)
+      << few.pruned.front();
+  // One tile at most for every expert that can be: all groups are the same order.
+  EXPECT_LT(few.plans.size(), candidate_plans(kQwen, 4096, hopper()).plans.size());
+
+  DeviceFacts small = hopper();
+  small.shared_bytes_per_block = grouped_gemm_shared_bytes(kGatheringTile) - 1;
+  const PersistentCandidates without = candidate_plans(kQwen, 4096, small);
+  EXPECT_TRUE(std::any_of(without.pruned.begin(), without.pruned.end(), [](const std::string& why) {
+    return why.find("bytes of shared memory") != std::string::npos;
+  }));
+  // The heuristic itself stays, whatever it is: it is what an untuned layer takes.
+  for (std::size_t i = 1; i < without.plans.size(); ++i) {
+    EXPECT_LE(grouped_gemm_shared_bytes(without.plans[i].gate_up.largest_tile),
+              small.shared_bytes_per_block);
+  }
+
+  // 4096 rows an expert: its weights are read by many tiles.
+  const PersistentCandidates many = candidate_plans(kMixtral, 16384, hopper());
+  for (const PersistentPlan& plan : many.plans) EXPECT_FALSE(plan.gate_up.weights_read_once);
+}
+
+TEST(TokenBuckets, ArePowersOfTwoUpToTheTokens) {
+  EXPECT_EQ(token_buckets(1), (std::vector<std::int64_t>{1}));
+  EXPECT_EQ(token_buckets(8), (std::vector<std::int64_t>{8, 4, 2, 1}));
+  EXPECT_EQ(token_buckets(9), (std::vector<std::int64_t>{9, 8, 4, 2, 1}));
+  const std::vector<std::int64_t> buckets = token_buckets(1000);
+  EXPECT_EQ(buckets[bucket_of(buckets, 1000)], 1000);
+  EXPECT_EQ(buckets[bucket_of(buckets, 513)], 1000);
+  EXPECT_EQ(buckets[bucket_of(buckets, 512)], 512);
+  EXPECT_EQ(buckets[bucket_of(buckets, 3)], 4);
+  EXPECT_EQ(buckets[bucket_of(buckets, 1)], 1);
+}
+
+class PersistentChoiceFile : public testing::Test {
+ protected:
+  void SetUp() override {
+    std::string name = (fs::temp_directory_path() / "moe-persistent-XXXXXX").string();
+    if (mkdtemp(name.data()) == nullptr) throw std::runtime_error("mkdtemp " + name);
+    folder_ = name;
+  }
+  void TearDown() override { fs::remove_all(folder_); }
+
+  [[nodiscard]] PersistentChoiceCache cache() const { return {folder_, facts_, problem_}; }
+  [[nodiscard]] PersistentChoice example(std::int64_t tokens) const {
+    return {.tokens = tokens,
+            .plan = candidate_plans(problem_.shape, tokens, facts_).plans.back(),
+            .routing = "zipf:1",
+            .date = "2026-01-31T12:00:00Z",
+            .candidates = 17,
+            .complete = true,
+            .budget_seconds = 2.5,
+            .heuristic_us = 123.456,
+            .chosen_us = 0.1,
+            .noise = 0.25};
+  }
+  void expect_refused(const std::string& reason) const {
+    const PersistentChoiceCache::Found found = cache().load();
+    EXPECT_TRUE(found.choices.empty());
+    EXPECT_EQ(found.refused, reason);
+    // What an owner of the cache does next.
+    ASSERT_EQ(cache().save({example(64)}), "");
+    EXPECT_EQ(cache().load().choices, std::vector<PersistentChoice>{example(64)});
+    EXPECT_EQ(std::distance(fs::directory_iterator(folder_), fs::directory_iterator()), 1)
+        << "a temporary file stayed";
+  }
+  void edit(const std::function<void(nlohmann::json&)>& change) const {
+    nlohmann::json document = nlohmann::json::parse(std::ifstream(cache().path()));
+    change(document);
+    std::ofstream(cache().path()) << document;
+  }
+
+  std::string folder_;
+  DeviceFacts facts_ = hopper();
+  Problem problem_{{4096, 2048, 768, 128, 8}, DType::kBF16};
+};
+
+TEST_F(PersistentChoiceFile, ComesBackAndGrowsByTokens) {
+  EXPECT_TRUE(cache().load().choices.empty());
+  EXPECT_EQ(cache().load().refused, "") << "a missing file is no finding";
+  ASSERT_EQ(cache().save({example(4096), example(64)}), "");
+  // A layer of other tokens adds its own and replaces what both have.
+  problem_.shape.tokens = 100;
+  PersistentChoice newer = example(64);
+  newer.chosen_us = 7;
+  ASSERT_EQ(cache().save({example(100), newer}), "");
+  const PersistentChoiceCache::Found found = cache().load();
+  EXPECT_EQ(found.refused, "");
+  EXPECT_EQ(found.choices, (std::vector<PersistentChoice>{newer, example(100), example(4096)}));
+}
+
+TEST_F(PersistentChoiceFile, OfAnotherDriverOrKernelsIsRefused) {
+  ASSERT_EQ(cache().save({example(64)}), "");
+  facts_.driver_version = 12080;
+  expect_refused("it was made for something else");
+  edit([](nlohmann::json& document) {
+    document["key"]["version"] = "driver 12080, kernels of yesterday";
+  });
+  expect_refused("it was made for something else");
+  edit([](nlohmann::json& document) { document["revision"] = 0; });
+  expect_refused("it is another revision's");
+}
+
+TEST_F(PersistentChoiceFile, OfAnotherDeviceOrProblemIsAnotherFile) {
+  ASSERT_EQ(cache().save({example(64)}), "");
+  const std::string path = cache().path();
+  facts_.name = "another device";
+  EXPECT_NE(cache().path(), path);
+  facts_ = hopper();
+  for (std::int64_t Shape::*size :
+       {&Shape::hidden, &Shape::intermediate, &Shape::experts, &Shape::top_k}) {
+    const Problem before = problem_;
+    problem_.shape.*size *= 2;
+    EXPECT_NE(cache().path(), path);
+    problem_ = before;
+  }
+  problem_.shape.tokens = 1;
+  EXPECT_EQ(cache().path(), path) << "layers of any tokens share it";
+}
+
+TEST_F(PersistentChoiceFile, DamagedOrImpossibleIsRefused) {
+  ASSERT_EQ(cache().save({example(64)}), "");
+  const std::string good = *read_whole(cache().path());
+  std::string digit = good;  // still JSON, but another time
+  const std::size_t at = digit.find("123.456");
+  ASSERT_NE(at, std::string::npos);
+  digit[at] = '9';
+  for (const std::string& text : {std::string(), good.substr(0, good.size() / 2), digit}) {
+    std::ofstream(cache().path(), std::ios::binary) << text;
+    expect_refused("it is damaged");
+  }
+  PersistentChoice impossible = example(64);
+  impossible.plan.down.largest_tile = kDeepTile + 16;
+  ASSERT_EQ(cache().save({impossible}), "");
+  expect_refused("it holds what this layer cannot use");
+  impossible = example(64);
+  impossible.plan.gate_up.group_rows = 0;
+  ASSERT_EQ(cache().save({impossible}), "");
+  expect_refused("it holds what this layer cannot use");
+}
+
+TEST_F(PersistentChoiceFile, OffReadsAndWritesNothing) {
+  const PersistentChoiceCache off("off", facts_, problem_);
+  EXPECT_FALSE(off.enabled());
+  EXPECT_EQ(off.save({example(64)}), "");
+  EXPECT_TRUE(off.load().choices.empty());
+  EXPECT_TRUE(fs::is_empty(folder_));
+}
+
+/// Deep tiles, permuted before, are the fastest from 1024 tokens on; elsewhere all take as long.
+PersistentContest clockwork() {
+  return {.shape = {4096, 2048, 768, 128, 8},
+          .facts = hopper(),
+          .routing = "uniform",
+          .prepare = [](std::int64_t) {},
+          .sample =
+              [](const PersistentPlan& plan, std::int64_t tokens) {
+                const bool fast = tokens >= 1024 && plan.gate_up.largest_tile == kDeepTile;
+                return static_cast<double>(tokens) * (fast ? 0.8 : 1.0);
+              }};
+}
+
+TEST(PersistentTuner, TakesWhatIsFasterAndElseTheHeuristic) {
+  const PersistentContest contest = clockwork();
+  const std::vector<TunedBucket> tuned = tune_persistent(contest, {4096, 1024, 16}, 60);
+  ASSERT_EQ(tuned.size(), 3U);
+  for (const TunedBucket& bucket : tuned) {
+    const PersistentChoice& choice = bucket.choice;
+    EXPECT_TRUE(choice.complete);
+    EXPECT_EQ(choice.routing, "uniform");
+    EXPECT_EQ(choice.budget_seconds, 60);
+    EXPECT_EQ(static_cast<std::size_t>(choice.candidates), bucket.timings.size());
+    const PersistentPlan heuristic = heuristic_plan(contest.shape, choice.tokens, contest.facts);
+    if (choice.tokens >= 1024) {
+      EXPECT_EQ(choice.plan.gate_up.largest_tile, kDeepTile) << choice.tokens;
+      if (heuristic.gate_up.largest_tile != kDeepTile) {
+        EXPECT_DOUBLE_EQ(choice.heuristic_us / choice.chosen_us, 1.25);
+      }
+    } else {
+      EXPECT_EQ(choice.plan, heuristic);
+      EXPECT_EQ(choice.heuristic_us, choice.chosen_us);
+    }
+  }
+}
+
+TEST(PersistentTuner, WithoutTimeTheHeuristicStays) {
+  const PersistentContest contest = clockwork();
+  for (const TunedBucket& bucket : tune_persistent(contest, {4096, 16}, 1e-9)) {
+    EXPECT_FALSE(bucket.choice.complete);
+    EXPECT_EQ(bucket.choice.plan,
+              heuristic_plan(contest.shape, bucket.choice.tokens, contest.facts));
+    EXPECT_EQ(bucket.choice.budget_seconds, 1e-9);
+  }
+}
+
+}  // namespace
+}  // namespace moe::cuda

@@ -33,6 +33,21 @@ bench() { # name, limit in seconds, arguments...
   echo "$name: exit $status, $((SECONDS - began)) s"
 }
 
+tuned() { # name, limit in seconds, arguments...
+  local name=$1 limit=$2 began=$SECONDS status=0
+  shift 2
+  [ "$wanted" = "  " ] || [[ $wanted == *" tune/$name "* ]] || return 0
+  if [ "$SECONDS" -gt "$budget" ]; then
+    echo "tune/$name: not measured, $SECONDS s are over"
+    failed=1
+    return
+  fi
+  mkdir -p "$folder/tune"
+  timeout --signal=INT --kill-after=10 "$limit" "$moe" tune "$@" --backend cuda --dtype bf16 --repeat-check \
+    --tune-cache off --format json --output "$folder/tune/$name.json" -q || { status=$? failed=1; }
+  echo "tune/$name: exit $status, $((SECONDS - began)) s"
+}
+
 # The ladder from level 3 on, for shapes at which the levels before take long and teach nothing new.
 targets=$("$moe" bench list-targets)
 upper=()
@@ -79,5 +94,13 @@ bench journey_deepseek-v3_bf16 120 "${queued[@]}" --preset deepseek-v3 --axis to
 for preset in mixtral-8x7b qwen3-30b-a3b olmoe-1b-7b gpt-oss-120b deepseek-v3 lab; do
   bench "recorded_${preset}_bf16" 40 "${queued[@]}" --launch graph \
     --preset "$preset" --axis tokens=4096,16384
+done
+# What skewed routing costs, and what tuning is worth.
+for preset in qwen3-30b-a3b olmoe-1b-7b lab; do
+  for skew in uniform zipf:1; do
+    bench "skew_${preset}_${skew/:/}_bf16" 40 -t moe_journey:persistent --preset "$preset" --axis tokens=4096,16384 \
+      --skew "$skew"
+  done
+  tuned "${preset}_uniform" 180 --preset "$preset" --axis tokens=64,512,4096,16384
 done
 exit $failed

@@ -17,6 +17,8 @@ Views:
     kernels FILE NAME      the kernels of one level, from a file of --profile kernels
     level NAME FOLDER      one level in every journey, sweep and decode file of a folder, sorted by file name
     myths FILE             the verdicts of -t moe_myths
+    tune FOLDER            what tuning is worth, from the files of moe tune in a folder
+    skew FOLDER            a level under skewed and under uniform routing, from the skew_*.json pairs of a folder
     machine FILE           the machine and the ceilings of a file
 
 A single figure stands within a sentence:
@@ -313,13 +315,50 @@ def myths(path):
     return f"[{path}](/{path})\n\n" + table(header, rows)
 
 
+def json_files(folder, pattern="*.json"):
+    return [path.relative_to(ROOT).as_posix() for path in sorted((ROOT / folder).glob(pattern))]
+
+
+def tune(folder):
+    rows = []
+    for path in json_files(folder):
+        result = load(path)
+        name = f"[{result['preset'] or ''} {result['dtype']}, {result['skew']}](/{path})"
+        for one in result["forwards"]:
+            again = one["again_us"]
+            apart = max(again, one["tuned_us"]) / min(again, one["tuned_us"]) - 1 if again else None
+            rows.append([name, one["tokens"], time_text(one["untuned_us"]), time_text(one["tuned_us"]),
+                         f"{one['gain']:.3f}x ({one['gain_low']:.3f} to {one['gain_high']:.3f})",
+                         number(100 * apart if apart is not None else None, ".1f", " %"),
+                         f"{result['prepare_tuned_s']:.1f} s ({result['prepare_untuned_s']:.1f} s)"])
+    header = ["preset, routing", "tokens", "untuned", "tuned", "gain", "two tunings apart", "to prepare (untuned)"]
+    return table(header, rows) if rows else f"(not measured yet: {folder})\n"
+
+
+def skew(folder):
+    lines = []
+    for path in json_files(folder, "skew_*_uniform_*.json"):
+        others = [other for other in json_files(folder, path.rsplit("/", 1)[1].replace("_uniform_", "_*_")) if other != path]
+        even = {(row["tokens"], row["name"]): row for row in load(path)["rows"] if row["status"] == "ok"}
+        for other in others:
+            for row in load(other)["rows"]:
+                base = even.get((row["tokens"], row["name"]))
+                if row["status"] != "ok" or base is None:
+                    continue
+                lines.append([f"[{load(other)['run']['preset']} {shape_text(row)}](/{other})", f"{row['max_over_mean']:.1f}",
+                              f"[{time_text(base['median_us'])}](/{path})", time_text(row["median_us"]),
+                              number(100 * (row["median_us"] / base["median_us"] - 1), "+.1f", " %")])
+    header = ["shape", "busiest expert over the mean", "uniform", "skewed", "change"]
+    return table(header, lines) if lines else f"(not measured yet: {folder})\n"
+
+
 def machine(path):
     result = load(path)
     about = {**result["machine"], **(result.get("device") or {}), **result["ceilings"]}
     return table(["what", "value"], [[key, about[key]] for key in about if not isinstance(about[key], (dict, list))])
 
 
-VIEWS = {"journey": journey, "twins": twins, "scale": scale, "launches": launches, "repeated": repeated, "decode": decode, "gains": gains, "kernels": kernels, "level": level, "myths": myths, "machine": machine}
+VIEWS = {"journey": journey, "twins": twins, "scale": scale, "launches": launches, "repeated": repeated, "decode": decode, "gains": gains, "kernels": kernels, "level": level, "myths": myths, "tune": tune, "skew": skew, "machine": machine}
 
 
 def missing(arguments):

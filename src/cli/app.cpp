@@ -95,6 +95,7 @@ std::vector<Command> add_commands(CLI::App& app) {
           add_inspect(app),
           add_report(app),
           add_explain(app),
+          add_tune(app),
           add_roofline(app),
           add_doctor(app)};
 }

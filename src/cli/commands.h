@@ -30,6 +30,7 @@ struct Command {
 [[nodiscard]] Command add_route_convert(CLI::App& route);
 [[nodiscard]] Command add_report(CLI::App& app);
 [[nodiscard]] Command add_explain(CLI::App& app);
+[[nodiscard]] Command add_tune(CLI::App& app);
 [[nodiscard]] Command add_roofline(CLI::App& app);
 [[nodiscard]] Command add_doctor(CLI::App& app);
 

@@ -394,6 +394,7 @@ TEST(Help, IsASectionOfThePageAndNamesItsOptions) {
                               "inspect",
                               "report",
                               "explain",
+                               "tune",
                               "roofline",
                               "doctor",
                               "route",

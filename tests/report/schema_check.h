@@ -76,7 +76,7 @@ inline void check_schema(const Json& value, const Json& schema, const std::strin
   }
 }
 
-/// "result", "compare" or "history".
+/// "result", "compare", "history" or "tune".
 inline Json read_schema(const std::string& name) {
   std::ifstream file(std::string(MOE_SOURCE_DIR) + "/schema/" + name + ".schema.json");
   return Json::parse(file);

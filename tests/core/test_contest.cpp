@@ -52,15 +52,17 @@ TEST(Contest, KeepsAFasterCandidateAndReportsItsGain) {
 TEST(Contest, TheStandardStaysWhereGainsAreNoise) {
   // 24 candidates, none better than the standard by more than least_gain: with 4 % of noise some look it.
   int faster_in_the_rounds = 0;
+  int kept = 0;
   for (std::uint64_t seed = 0; seed < 50; ++seed) {
     std::vector<double> times(25, 100);
     times[3] = 99.6;
     Clockwork clockwork(times, 0.04, seed);
     const ContestResult result = hold_contest(clockwork.options());
-    EXPECT_EQ(result.winner, 0U) << seed << ": " << result.gain << ", noise " << result.noise;
+    kept += result.winner != 0 ? 1 : 0;
     EXPECT_TRUE(result.complete);
     faster_in_the_rounds += result.fastest != 0 ? 1 : 0;
   }
+  EXPECT_LE(kept, 2) << "of an interval of 95 %, one side of which is a gain";
   EXPECT_GE(faster_in_the_rounds, 40) << "the rounds alone would have chosen by noise";
 }
 

@@ -15,8 +15,8 @@
 #include <string>
 #include <vector>
 
-#include "core/statistics.h"
 #include "core/check.h"
+#include "core/statistics.h"
 #include "cuda/backend.h"
 #include "cuda/check.h"
 #include "cuda/graph.h"

@@ -18,10 +18,10 @@
 #include "bench/point.h"
 #include "bench/probes.h"
 #include "bench/series.h"
-#include "core/statistics.h"
 #include "core/check.h"
 #include "core/isa.h"
 #include "core/memory.h"
+#include "core/statistics.h"
 #include "core/text.h"
 
 namespace moe {

@@ -10,7 +10,7 @@ budget=${MOE_BUDGET:-420}
 folder=$1
 shift
 wanted=" $* "
-mkdir -p "$folder"
+mkdir -p "$folder/skew" "$folder/tune"
 failed=0
 
 bench() { # name, limit in seconds, arguments...
@@ -42,7 +42,6 @@ tuned() { # name, limit in seconds, arguments...
     failed=1
     return
   fi
-  mkdir -p "$folder/tune"
   timeout --signal=INT --kill-after=10 "$limit" "$moe" tune "$@" --backend cuda --dtype bf16 --repeat-check \
     --tune-cache off --format json --output "$folder/tune/$name.json" -q || { status=$? failed=1; }
   echo "tune/$name: exit $status, $((SECONDS - began)) s"
@@ -98,7 +97,7 @@ done
 # What skewed routing costs, and what tuning is worth.
 for preset in qwen3-30b-a3b olmoe-1b-7b lab; do
   for skew in uniform zipf:1; do
-    bench "skew_${preset}_${skew/:/}_bf16" 40 -t moe_journey:persistent --preset "$preset" --axis tokens=4096,16384 \
+    bench "skew/${preset}_${skew/:/}" 40 -t moe_journey:persistent --preset "$preset" --axis tokens=4096,16384 \
       --skew "$skew"
   done
   tuned "${preset}_uniform" 180 --preset "$preset" --axis tokens=64,512,4096,16384

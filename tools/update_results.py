@@ -18,7 +18,8 @@ Views:
     level NAME FOLDER      one level in every journey, sweep and decode file of a folder, sorted by file name
     myths FILE             the verdicts of -t moe_myths
     tune FOLDER            what tuning is worth, from the files of moe tune in a folder
-    skew FOLDER            a level under skewed and under uniform routing, from the skew_*.json pairs of a folder
+    skew FOLDER            a level under skewed and under uniform routing, from the files NAME_uniform.json and
+                           NAME_OTHER.json of a folder
     machine FILE           the machine and the ceilings of a file
 
 A single figure stands within a sentence:
@@ -337,11 +338,10 @@ def tune(folder):
 
 def skew(folder):
     lines = []
-    for path in json_files(folder, "skew_*_uniform_*.json"):
-        others = [other for other in json_files(folder, path.rsplit("/", 1)[1].replace("_uniform_", "_*_")) if other != path]
+    for path in json_files(folder, "*_uniform.json"):
         even = {(row["tokens"], row["name"]): row for row in load(path)["rows"] if row["status"] == "ok"}
-        for other in others:
-            for row in load(other)["rows"]:
+        for other in json_files(folder, path.rsplit("/", 1)[1].replace("_uniform", "_*")):
+            for row in load(other)["rows"] if other != path else []:
                 base = even.get((row["tokens"], row["name"]))
                 if row["status"] != "ok" or base is None:
                     continue

@@ -8,18 +8,27 @@
 
 namespace moe {
 
+namespace {
+
+/// What a problem has beyond shape and dtype: in the words of the command line where it has such, else the
+/// router's and the activation's numbers.
+template <class AnyProblem>
+std::string block_of(const AnyProblem& problem) {
+  if constexpr (requires { block_options(problem); }) {
+    return block_options(problem);
+  } else {
+    return fmt::format("router {}, activation {}", static_cast<int>(problem.router),
+                       static_cast<int>(problem.activation));
+  }
+}
+
+}  // namespace
+
 nlohmann::json key_without_tokens(const Problem& problem) {
-  // By their number: a member that is new does not compile before it is part of the key.
-  const auto& [shape, dtype, router, activation] = problem;
-  const auto& [tokens, hidden, intermediate, experts, top_k] = shape;
-  static_cast<void>(tokens);
-  return {{"hidden", hidden},
-          {"intermediate", intermediate},
-          {"experts", experts},
-          {"top_k", top_k},
-          {"dtype", name_of(dtype)},
-          {"router", static_cast<int>(router)},
-          {"activation", static_cast<int>(activation)}};
+  const Shape& shape = problem.shape;
+  return {{"hidden", shape.hidden},          {"intermediate", shape.intermediate},
+          {"experts", shape.experts},        {"top_k", shape.top_k},
+          {"dtype", name_of(problem.dtype)}, {"block", block_of(problem)}};
 }
 
 std::string file_stem(const Problem& problem) {

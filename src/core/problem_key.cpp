@@ -8,27 +8,11 @@
 
 namespace moe {
 
-namespace {
-
-/// What a problem has beyond shape and dtype: in the words of the command line where it has such, else the
-/// router's and the activation's numbers.
-template <class AnyProblem>
-std::string block_of(const AnyProblem& problem) {
-  if constexpr (requires { block_options(problem); }) {
-    return block_options(problem);
-  } else {
-    return fmt::format("router {}, activation {}", static_cast<int>(problem.router),
-                       static_cast<int>(problem.activation));
-  }
-}
-
-}  // namespace
-
 nlohmann::json key_without_tokens(const Problem& problem) {
   const Shape& shape = problem.shape;
   return {{"hidden", shape.hidden},          {"intermediate", shape.intermediate},
           {"experts", shape.experts},        {"top_k", shape.top_k},
-          {"dtype", name_of(problem.dtype)}, {"block", block_of(problem)}};
+          {"dtype", name_of(problem.dtype)}, {"block", block_options(problem)}};
 }
 
 std::string file_stem(const Problem& problem) {

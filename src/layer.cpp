@@ -255,7 +255,7 @@ Layer Layer::create(const LayerOptions& options, const Weights& weights) {
                     to_string(problem.shape)),
         needed);
   }
-  check_tuning(*state->level, *state->info, shape, execution);
+  check_tuning(*state->level, *state->info, problem.shape, execution);
   check_cancelled(options, *state->info);
   if (options.progress) options.progress("preparing level " + state->info->name);
   const auto start = std::chrono::steady_clock::now();

@@ -47,6 +47,8 @@ tuned() { # name, limit in seconds, arguments...
   echo "tune/$name: exit $status, $((SECONDS - began)) s"
 }
 
+# Presets are run as their sizes with softmax routing and SwiGLU (--plain): all levels then compute the same block.
+
 # The ladder from level 3 on, for shapes at which the levels before take long and teach nothing new.
 targets=$("$moe" bench list-targets)
 upper=()
@@ -62,8 +64,8 @@ small=(--axis "tokens=1,2,4,8,16,32,64,128,256")
 
 # The journey as the README shows it, the shapes of the targets, and where its time goes.
 bench journey_lab_T8192_bf16 60 -t moe_journey --preset lab --axis tokens=8192
-bench journey_mixtral-8x7b_bf16 60 "${upper[@]}" --preset mixtral-8x7b --axis tokens=4096,16384
-bench journey_qwen3-30b-a3b_bf16 60 "${upper[@]}" --preset qwen3-30b-a3b --axis tokens=4096,16384
+bench journey_mixtral-8x7b_bf16 60 "${upper[@]}" --preset mixtral-8x7b --plain --axis tokens=4096,16384
+bench journey_qwen3-30b-a3b_bf16 60 "${upper[@]}" --preset qwen3-30b-a3b --plain --axis tokens=4096,16384
 bench kernels_lab_T8192_bf16 60 -t moe_journey --preset lab --axis tokens=8192 --profile kernels
 # What scale hides and shows.
 bench scale_lab_bf16 240 -t moe_scale --preset lab
@@ -86,20 +88,20 @@ if grep -q "^moe_myths" <<<"$targets"; then
 fi
 # More models.
 bench journey_lab_bf16 60 -t moe_journey --preset lab --axis tokens=4096,16384
-bench journey_gpt-oss-120b_bf16 60 "${upper[@]}" --preset gpt-oss-120b --axis tokens=4096,16384
-bench journey_olmoe-1b-7b_bf16 40 "${upper[@]}" --preset olmoe-1b-7b --axis tokens=4096,16384
-bench journey_deepseek-v3_bf16 120 "${queued[@]}" --preset deepseek-v3 --axis tokens=4096,16384
+bench journey_gpt-oss-120b_bf16 60 "${upper[@]}" --preset gpt-oss-120b --plain --axis tokens=4096,16384
+bench journey_olmoe-1b-7b_bf16 40 "${upper[@]}" --preset olmoe-1b-7b --plain --axis tokens=4096,16384
+bench journey_deepseek-v3_bf16 120 "${queued[@]}" --preset deepseek-v3 --plain --axis tokens=4096,16384
 # The levels whose forwards a caller can record, as one graph each, like the twin itself.
 for preset in mixtral-8x7b qwen3-30b-a3b olmoe-1b-7b gpt-oss-120b deepseek-v3 lab; do
   bench "recorded_${preset}_bf16" 40 "${queued[@]}" --launch graph \
-    --preset "$preset" --axis tokens=4096,16384
+    --preset "$preset" --plain --axis tokens=4096,16384
 done
 # What skewed routing costs, and what tuning is worth.
 for preset in qwen3-30b-a3b olmoe-1b-7b lab; do
   for skew in uniform zipf:1; do
-    bench "skew/${preset}_${skew/:/}" 40 -t moe_journey:persistent --preset "$preset" --axis tokens=4096,16384 \
+    bench "skew/${preset}_${skew/:/}" 40 -t moe_journey:persistent --preset "$preset" --plain --axis tokens=4096,16384 \
       --skew "$skew"
   done
-  tuned "${preset}_uniform" 180 --preset "$preset" --axis tokens=64,512,4096,16384
+  tuned "${preset}_uniform" 180 --preset "$preset" --plain --axis tokens=64,512,4096,16384
 done
 exit $failed

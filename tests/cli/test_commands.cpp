@@ -394,7 +394,7 @@ TEST(Help, IsASectionOfThePageAndNamesItsOptions) {
                               "inspect",
                               "report",
                               "explain",
-                               "tune",
+                              "tune",
                               "roofline",
                               "doctor",
                               "route",

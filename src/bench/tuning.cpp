@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <deque>
 #include <memory>
+#include <ranges>
 #include <utility>
 
 #include "bench/series.h"
@@ -44,16 +45,16 @@ std::string tunable_level(LayerOptions options) {
   }
   std::string reasons;
   const auto& levels = list_levels();
-  for (auto info = levels.rbegin(); info != levels.rend(); ++info) {
-    const LevelFactory factory = level_factory(*info, options.backend);
+  for (const LevelInfo& info : std::views::reverse(levels)) {
+    const LevelFactory factory = level_factory(info, options.backend);
     if (factory == nullptr || factory()->tunes() == Level::Tunes::kNothing) continue;
     try {
-      options.level = info->name;
+      options.level = info.name;
       check_tunes(options);
-      return info->name;
+      return info.name;
     } catch (const Error& error) {
       if (error.code() != ErrorCode::kUnsupported) throw;
-      reasons += (reasons.empty() ? "" : "; ") + info->name + ": " + error.what();
+      reasons += (reasons.empty() ? "" : "; ") + info.name + ": " + error.what();
     }
   }
   fail(ErrorCode::kUnsupported, "no level chooses anything by timing on {}{}{}",
@@ -104,6 +105,7 @@ class Turns {
       for (TimedSeries& one : series) check(one, one.sample());
     }
     std::vector<Times> times;
+    times.reserve(series.size());
     for (const TimedSeries& one : series) {
       times.push_back({one.microseconds(), one.timing(), one.worst()});
     }

@@ -1,9 +1,9 @@
 #include "bench/tuning.h"
 
 #include <algorithm>
+#include <cstddef>
 #include <deque>
 #include <memory>
-#include <ranges>
 #include <utility>
 
 #include "bench/series.h"
@@ -45,7 +45,8 @@ std::string tunable_level(LayerOptions options) {
   }
   std::string reasons;
   const auto& levels = list_levels();
-  for (const LevelInfo& info : std::views::reverse(levels)) {
+  for (std::size_t left = levels.size(); left > 0; --left) {
+    const LevelInfo& info = levels[left - 1];
     const LevelFactory factory = level_factory(info, options.backend);
     if (factory == nullptr || factory()->tunes() == Level::Tunes::kNothing) continue;
     try {

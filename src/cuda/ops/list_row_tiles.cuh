@@ -1,0 +1,92 @@
+// The list of row tiles (row_tiles.h), made by one block of threads: what the kernels that make it share.
+#pragma once
+
+#include "cuda/device/warp.cuh"
+#include "cuda/ops/row_tiles.h"
+#include "cuda/ops/tile_order.h"
+
+namespace moe::cuda {
+
+/// An expert in the order of descending tile size.
+struct ExpertSegment {
+  int expert;
+  int begin;  // routed row
+  int rows;
+};
+
+/// Shared memory of list_row_tiles(), for at most kMost experts.
+template <int kMost>
+struct TileListScratch {
+  int key[kMost];                 // of expert e: larger goes first, no two equal
+  int before[kMost];              // experts that go before expert e
+  ExpertSegment segments[kMost];  // in the order
+  int tiles_until[kMost];         // tiles of the places up to and including this one
+  int warp_totals[kWarpSize];
+};
+
+/// Thread e brings the first routed row and the number of rows of expert e (others: 0, 0). All threads
+/// count for every expert how many go before it; the tiles before it are counted by a scan over that
+/// order, and then eight threads an expert write its tiles. By a whole block of at least kMost threads,
+/// a multiple of 32.
+template <int kMost>
+__device__ __forceinline__ void list_row_tiles(TileListScratch<kMost>& shared, int experts,
+                                               int begin, int rows, int largest_tile,
+                                               const RowTiles& out) {
+  const int thread = static_cast<int>(threadIdx.x);
+  const int threads = static_cast<int>(blockDim.x);
+  const int lane = thread % kWarpSize;
+  const int warp = thread / kWarpSize;
+  const RowSplit mine(rows, largest_tile);
+  if (thread < kMost) {
+    shared.key[thread] = mine.largest() * kMost + (kMost - 1 - thread);
+    shared.before[thread] = 0;
+    shared.tiles_until[thread] = 0;
+  }
+  if (warp == 0) shared.warp_totals[lane] = 0;
+  __syncthreads();
+  const int parts = threads / experts;
+  if (thread < parts * experts) {
+    const int my_key = shared.key[thread % experts];
+    int larger = 0;
+#pragma unroll 8
+    for (int other = thread / experts; other < experts; other += parts) {
+      larger += shared.key[other] > my_key ? 1 : 0;
+    }
+    atomicAdd(&shared.before[thread % experts], larger);
+  }
+  __syncthreads();
+  if (thread < experts) {
+    shared.segments[shared.before[thread]] = {thread, begin, rows};
+    shared.tiles_until[shared.before[thread]] = mine.tiles;
+  }
+  __syncthreads();
+
+  const int inclusive = warp_inclusive_scan(thread < kMost ? shared.tiles_until[thread] : 0);
+  if (lane == kWarpSize - 1) shared.warp_totals[warp] = inclusive;
+  __syncthreads();
+  if (warp == 0) shared.warp_totals[lane] = warp_inclusive_scan(shared.warp_totals[lane]);
+  __syncthreads();
+  if (thread < kMost) {
+    shared.tiles_until[thread] = inclusive + (warp > 0 ? shared.warp_totals[warp - 1] : 0);
+  }
+  __syncthreads();
+
+  constexpr int kLanes = 8;  // of an expert
+  for (int place = thread / kLanes; place < experts; place += threads / kLanes) {
+    const ExpertSegment segment = shared.segments[place];
+    const RowSplit split(segment.rows, largest_tile);
+    const int first_tile = shared.tiles_until[place] - split.tiles;
+    for (int i = thread % kLanes; i < split.tiles; i += kLanes) {
+      const int first = split.first_row(i);
+      const int tile_rows = split.tile_rows(i);
+      out.tiles[first_tile + i] = {segment.expert, segment.begin + first, tile_rows,
+                                   min(tile_rows, split.rows - first)};
+      if (out.ready != nullptr) out.ready[first_tile + i] = 0;
+      if (out.finished != nullptr) out.finished[first_tile + i] = 0;
+    }
+  }
+  if (thread == 0) *out.count = shared.tiles_until[experts - 1];
+  if (thread < RowTiles::kTickets) out.tickets[thread] = 0;
+}
+
+}  // namespace moe::cuda

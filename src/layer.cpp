@@ -7,11 +7,11 @@
 #include <string_view>
 
 #include "core/backend.h"
-#include "core/expert_set.h"
 #include "core/isa.h"
 #include "core/level.h"
 #include "core/text.h"
 #include "core/threads.h"
+#include "core/weight_tensors.h"
 #include "core/workload.h"
 
 namespace moe {
@@ -284,10 +284,19 @@ void Layer::forward(const TensorView& x, const TensorView& y, const Routes& rout
 
 namespace {
 
-/// Throws unless every index in host memory is an expert or -1.
-void check_routes(const Routes& routes, std::int64_t rows, const Shape& shape) {
+/// Throws unless the routes are where the layer computes and, in host memory, every index is an expert
+/// or -1.
+void check_routes(const Routes& routes, std::int64_t rows, const Shape& shape,
+                  const Device& device) {
   MOE_CHECK(routes.experts != nullptr && routes.weights != nullptr,
             "routes have no {} (null pointer)", routes.experts == nullptr ? "experts" : "weights");
+  const auto reachable = [&](const char* name, const void* data) {
+    device.check_reachable(name,  // either has elements of 4 bytes
+                           TensorView(const_cast<void*>(data), DType::kF32, {rows, shape.top_k}));
+  };
+  reachable("routes.experts", routes.experts);
+  reachable("routes.weights", routes.weights);
+  if (!device.on_host()) return;
   for (std::int64_t i = 0; i < rows * shape.top_k; ++i) {
     MOE_CHECK(routes.experts[i] >= -1 && routes.experts[i] < shape.experts,
               "routes.experts[{},{}] is {}, but there are {} experts", i / shape.top_k,
@@ -306,8 +315,8 @@ void Layer::run(const TensorView& x, const TensorView& y, const Routes& routes) 
   const TensorView expected(nullptr, state_->problem.dtype, {rows, shape.hidden});
   check_tensor("x", x, expected);
   check_tensor("y", y, expected);
-  if (state_->problem.router.scoring == Scoring::kGiven && state_->device->on_host()) {
-    check_routes(routes, rows, shape);
+  if (state_->problem.router.scoring == Scoring::kGiven) {
+    check_routes(routes, rows, shape, *state_->device);
   }
   const auto* x_begin = x.as<const std::byte>();
   const auto* y_begin = y.as<const std::byte>();

@@ -1,5 +1,7 @@
 #include "core/expert_set.h"
 
+#include "core/weight_tensors.h"
+
 namespace moe {
 
 Shape with_shared_slots(const Problem& problem) {

@@ -6,7 +6,6 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <vector>
 
 #include "moe/layer.h"
 
@@ -79,14 +78,5 @@ class ExpertSet {
   Weights weights_;
   std::int64_t count_ = 0;
 };
-
-/// One tensor that a problem's weights consist of.
-struct WeightTensor {
-  const char* name;
-  TensorView Weights::*view;
-  TensorView expected;  // without data
-};
-/// All of them, in the order of Weights.
-[[nodiscard]] std::vector<WeightTensor> weight_tensors(const Problem& problem);
 
 }  // namespace moe

@@ -10,9 +10,9 @@
 #include <utility>
 
 #include "core/check.h"
-#include "core/expert_set.h"
 #include "core/rng.h"
 #include "core/scalar.h"
+#include "core/weight_tensors.h"
 
 namespace moe {
 namespace {

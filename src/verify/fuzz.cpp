@@ -6,10 +6,10 @@
 
 #include "core/backend.h"
 #include "core/check.h"
-#include "core/expert_set.h"
 #include "core/isa.h"
 #include "core/rng.h"
 #include "core/threads.h"
+#include "core/weight_tensors.h"
 #include "verify/layer_check.h"
 
 namespace moe {

@@ -6,8 +6,8 @@
 
 #include "core/check.h"
 #include "core/dispatch.h"
-#include "core/expert_set.h"
 #include "core/rng.h"
+#include "core/weight_tensors.h"
 #include "moe/verify.h"
 #include "reference/reference.h"
 #include "verify/tolerance.h"

@@ -3,14 +3,15 @@
 
 #include <cstdint>
 
+#include "cuda/device/block_extras.cuh"
 #include "cuda/device/element.cuh"
 #include "cuda/device/warp.cuh"
 
 namespace moe::cuda {
 
-/// x_perm[row_of(slot),:] = x[:] for all K slots, by `segments` warps of which this one is number
+/// x_perm[row_of(slot),:] = x[:] for all K slots (kSome: where row_of(slot) >= 0), by `segments` warps of which this one is number
 /// `segment`: kUnroll units of the row per lane in flight, then K stores of each.
-template <int kUnroll, class Unit, class RowOf>
+template <int kUnroll, Slots kSlots = Slots::kAll, class Unit, class RowOf>
 __device__ __forceinline__ void scatter_row(const Unit* x, std::int64_t units_per_row, int segment,
                                             int segments, int top_k, RowOf&& row_of, Unit* x_perm) {
   const int lane = static_cast<int>(threadIdx.x) % kWarpSize;
@@ -24,11 +25,49 @@ __device__ __forceinline__ void scatter_row(const Unit* x, std::int64_t units_pe
       if (column + u * kWarpSize < units_per_row) values[u] = x[column + u * kWarpSize];
     }
     for (int slot = 0; slot < top_k; ++slot) {
-      Unit* const out = x_perm + static_cast<std::int64_t>(row_of(slot)) * units_per_row;
+      const std::int64_t row = row_of(slot);
+      if (kSlots == Slots::kSome && row < 0) continue;
+      Unit* const out = x_perm + row * units_per_row;
 #pragma unroll
       for (int u = 0; u < kUnroll; ++u) {
         // Plain store: the GEMM reads these rows next, so they should stay in L2.
         if (column + u * kWarpSize < units_per_row) out[column + u * kWarpSize] = values[u];
+      }
+    }
+  }
+}
+
+/// The same with every value multiplied by its slot's weight in fp32, rounded to the element.
+template <class Element, int kWidth, int kUnroll, class RowOf>
+__device__ __forceinline__ void scatter_scaled_row(const Element* x, std::int64_t hidden,
+                                                   int segment, int segments, int top_k,
+                                                   const float* weights, RowOf&& row_of,
+                                                   Element* x_perm) {
+  using Vector = Vec<Element, kWidth>;
+  const int lane = static_cast<int>(threadIdx.x) % kWarpSize;
+  const std::int64_t vectors = hidden / kWidth;
+  const std::int64_t stride = static_cast<std::int64_t>(segments) * kUnroll * kWarpSize;
+  for (std::int64_t first = static_cast<std::int64_t>(segment) * kUnroll * kWarpSize;
+       first < vectors; first += stride) {
+    Vector values[kUnroll];
+#pragma unroll
+    for (int u = 0; u < kUnroll; ++u) {
+      const std::int64_t at = first + lane + u * kWarpSize;
+      if (at < vectors) values[u] = reinterpret_cast<const Vector*>(x)[at];
+    }
+    for (int slot = 0; slot < top_k; ++slot) {
+      const std::int64_t row = row_of(slot);
+      if (row < 0) continue;
+      const float weight = weights[slot];
+      Vector* const out = reinterpret_cast<Vector*>(x_perm + row * hidden);
+#pragma unroll
+      for (int u = 0; u < kUnroll; ++u) {
+        const std::int64_t at = first + lane + u * kWarpSize;
+        if (at >= vectors) continue;
+        Vector scaled;
+#pragma unroll
+        for (int i = 0; i < kWidth; ++i) scaled.set(i, weight * values[u].get(i));
+        out[at] = scaled;
       }
     }
   }
@@ -41,16 +80,35 @@ __host__ __device__ constexpr int combine_slots(int top_k, bool widest) {
   return !widest ? 4 : top_k <= 2 ? 2 : top_k <= 4 ? 4 : 8;
 }
 
+/// sum[i] += factor · values[i], 16 bytes a load where there are that many.
+template <int kWidth>
+__device__ __forceinline__ void add_scaled(float factor, const float* values,
+                                           float (&sum)[kWidth]) {
+  if constexpr (kWidth % 4 == 0) {
+#pragma unroll
+    for (int i = 0; i < kWidth; i += 4) {
+      const float4 four = __ldg(reinterpret_cast<const float4*>(values + i));
+      sum[i] = fmaf(factor, four.x, sum[i]);
+      sum[i + 1] = fmaf(factor, four.y, sum[i + 1]);
+      sum[i + 2] = fmaf(factor, four.z, sum[i + 2]);
+      sum[i + 3] = fmaf(factor, four.w, sum[i + 3]);
+    }
+  } else {
+#pragma unroll
+    for (int i = 0; i < kWidth; ++i) sum[i] = fmaf(factor, __ldg(values + i), sum[i]);
+  }
+}
+
 /// y[:] = sum over slots of weights[slot] · y_perm[rows[slot],:] in fp32 and in slot order, by
 /// `segments` warps of which this one is number `segment`. rows and weights are of this token; rows
-/// null: first_row + slot. kSlots rows x kCombineLoads / kSlots vectors are loaded before the first
+/// null: first_row + slot. With CombineExtras, weights may be null: 1. kSlots rows x kCombineLoads / kSlots vectors are loaded before the first
 /// is added; the sum does not depend on kSlots. Row addresses are looked up once per token, so that
 /// nothing waits for an index between one segment and the next.
-template <class Element, int kWidth, int kSlots>
+template <class Element, int kWidth, int kSlots, class Extras = NoCombineExtras>
 __device__ __forceinline__ void combine_row(const Element* y_perm, const std::int32_t* row_numbers,
                                             std::int64_t first_row, const float* weights, int top_k,
                                             std::int64_t hidden, int segment, int segments,
-                                            Element* y) {
+                                            Element* y, const Extras& extras = {}) {
   using Vector = Vec<Element, kWidth>;
   constexpr int kUnroll = kCombineLoads / kSlots;
   const int vectors = static_cast<int>(hidden / kWidth);  // of a row
@@ -58,11 +116,23 @@ __device__ __forceinline__ void combine_row(const Element* y_perm, const std::in
 
   const Vector* rows[kSlots];
   float weight[kSlots];
+  [[maybe_unused]] const float* bias[kSlots];
+  const auto has_row = [&](int s) { return !Extras::kAny || rows[s] != nullptr; };
   const auto look_up = [&](int first) {
 #pragma unroll
     for (int s = 0; s < kSlots; ++s) {
       if (first + s >= top_k) continue;
-      weight[s] = weights[first + s];
+      if constexpr (Extras::kAny) {
+        const int expert = extras.topk_idx[first + s];
+        rows[s] = nullptr;
+        if (expert < 0) continue;
+        weight[s] = weights == nullptr ? 1.0F : weights[first + s];
+        bias[s] = extras.row_bias != nullptr && expert < extras.biased
+                      ? extras.row_bias + static_cast<std::int64_t>(expert) * hidden
+                      : nullptr;
+      } else {
+        weight[s] = weights[first + s];
+      }
       const std::int64_t row =
           row_numbers == nullptr ? first_row + first + s : row_numbers[first + s];
       rows[s] = reinterpret_cast<const Vector*>(y_perm + row * hidden);
@@ -78,7 +148,7 @@ __device__ __forceinline__ void combine_row(const Element* y_perm, const std::in
       Vector values[kSlots][kUnroll];
 #pragma unroll
       for (int s = 0; s < kSlots; ++s) {
-        if (first + s >= top_k) continue;
+        if (first + s >= top_k || !has_row(s)) continue;
 #pragma unroll
         for (int u = 0; u < kUnroll; ++u) {
           const int at = base + u * kWarpSize + lane;
@@ -87,12 +157,21 @@ __device__ __forceinline__ void combine_row(const Element* y_perm, const std::in
       }
 #pragma unroll
       for (int s = 0; s < kSlots; ++s) {
-        if (first + s >= top_k) continue;
+        if (first + s >= top_k || !has_row(s)) continue;
 #pragma unroll
         for (int u = 0; u < kUnroll; ++u) {
 #pragma unroll
           for (int i = 0; i < kWidth; ++i) {
             sum[u][i] = fmaf(weight[s], values[s][u].get(i), sum[u][i]);
+          }
+        }
+        if constexpr (Extras::kAny) {
+          if (bias[s] == nullptr) continue;
+#pragma unroll
+          for (int u = 0; u < kUnroll; ++u) {
+            const int at = base + u * kWarpSize + lane;
+            if (at >= vectors) continue;
+            add_scaled<kWidth>(weight[s], bias[s] + static_cast<std::int64_t>(at) * kWidth, sum[u]);
           }
         }
       }

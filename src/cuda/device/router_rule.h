@@ -1,6 +1,10 @@
 // What a router does beside softmax, top-k and renormalising, as the routing kernels take it.
 #pragma once
 
+#include <cuda_runtime_api.h>
+
+#include <cstdint>
+
 #include "moe/layer.h"
 
 namespace moe::cuda {
@@ -34,6 +38,16 @@ struct RouterRule {
     if (router.bias) rule.bias = weights.router_bias.as<const float>();
     if (router.selection_bias) rule.selection_bias = weights.selection_bias.as<const float>();
     return rule;
+  }
+};
+
+/// The parts of a shared expert, which every token takes after its K experts: slots K.. hold experts
+/// E.. (core/expert_set.h).
+struct SharedSlots {
+  int count = 0;                   // P
+  const float* weights = nullptr;  // [T] weight of all parts; null: 1
+  __device__ float weight_of(std::int64_t token) const {
+    return weights == nullptr ? 1.0F : weights[token];
   }
 };
 

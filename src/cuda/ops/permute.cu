@@ -115,9 +115,9 @@ __global__ void __launch_bounds__(kSortThreads, 1)
   __syncwarp();
   for (std::int64_t step = first; step < end; step += kWarpSize) {
     const std::int64_t row = step + lane;
-    const unsigned active = __ballot_sync(kAllLanes, row < end);
-    if (row < end) {
-      const int expert = topk_idx[row];
+    const int expert = row < end ? topk_idx[row] : -1;
+    const unsigned active = __ballot_sync(kAllLanes, expert >= 0);
+    if (expert >= 0) {
       const unsigned peers = lanes_with_same(active, expert, expert_bits);
       const int rank = __popc(peers & ((1U << lane) - 1));
       const int before = my_counts[expert];
@@ -160,7 +160,11 @@ __global__ void __launch_bounds__(kSortThreads, 1)
 
   for (std::int64_t row = first + lane; row < end; row += kWarpSize) {
     const int expert = topk_idx[row];
-    dst_row[row] += base[expert] + my_counts[expert];
+    if (expert < 0) {
+      dst_row[row] = -1;
+    } else {
+      dst_row[row] += base[expert] + my_counts[expert];
+    }
   }
 }
 
@@ -168,7 +172,7 @@ __global__ void __launch_bounds__(kSortThreads, 1)
 constexpr int kCopyWarps = 8;
 
 /// One warp a (token, segment of columns).
-template <class Unit, int kUnroll>
+template <class Unit, int kUnroll, Slots kSlots>
 __global__ void __launch_bounds__(kCopyWarps* kWarpSize)
     permute_rows_kernel(const Unit* __restrict__ x, const std::int32_t* __restrict__ dst_row,
                         std::int64_t tokens, int top_k, std::int64_t units_per_row, int segments,
@@ -179,9 +183,28 @@ __global__ void __launch_bounds__(kCopyWarps* kWarpSize)
                             static_cast<int>(threadIdx.x) / kWarpSize;
   const std::int64_t token = work / segments;
   if (token >= tokens) return;
-  scatter_row<kUnroll>(
+  scatter_row<kUnroll, kSlots>(
       x + token * units_per_row, units_per_row, static_cast<int>(work % segments), segments, top_k,
       [&](int slot) { return dst_row[token * top_k + slot]; }, x_perm);
+}
+
+template <class Element, int kWidth, int kUnroll>
+__global__ void __launch_bounds__(kCopyWarps* kWarpSize)
+    permute_scaled_rows_kernel(const Element* __restrict__ x,
+                               const std::int32_t* __restrict__ dst_row,
+                               const float* __restrict__ topk_weights, std::int64_t tokens,
+                               int top_k, std::int64_t hidden, int segments,
+                               Element* __restrict__ x_perm) {
+  wait_for_previous_kernel();
+  allow_next_kernel();
+  const std::int64_t work = static_cast<std::int64_t>(blockIdx.x) * kCopyWarps +
+                            static_cast<int>(threadIdx.x) / kWarpSize;
+  const std::int64_t token = work / segments;
+  if (token >= tokens) return;
+  scatter_scaled_row<Element, kWidth, kUnroll>(
+      x + token * hidden, hidden, static_cast<int>(work % segments), segments, top_k,
+      topk_weights + token * top_k, [&](int slot) { return dst_row[token * top_k + slot]; },
+      x_perm);
 }
 
 // --- unpermute_rows ------------------------------------------------------------------------------
@@ -202,6 +225,28 @@ __global__ void __launch_bounds__(kCopyWarps* kWarpSize, 2)
       y_perm, dst_row == nullptr ? nullptr : dst_row + token * top_k, token * top_k,
       topk_weights + token * top_k, top_k, hidden, static_cast<int>(work % segments), segments,
       y + token * hidden);
+}
+
+/// The same with slots that have no row, biases and weights of 1.
+template <class Element, int kWidth, int kSlots>
+__global__ void __launch_bounds__(kCopyWarps* kWarpSize, 2)
+    unpermute_with_extras_kernel(const Element* __restrict__ y_perm,
+                                 const std::int32_t* __restrict__ dst_row,
+                                 const float* __restrict__ topk_weights, CombineExtras extras,
+                                 std::int64_t tokens, int top_k, std::int64_t hidden, int segments,
+                                 Element* __restrict__ y) {
+  wait_for_previous_kernel();
+  allow_next_kernel();
+  const std::int64_t work = static_cast<std::int64_t>(blockIdx.x) * kCopyWarps +
+                            static_cast<int>(threadIdx.x) / kWarpSize;
+  const std::int64_t token = work / segments;
+  if (token >= tokens) return;
+  const std::int64_t first = token * top_k;
+  extras.topk_idx += first;
+  combine_row<Element, kWidth, kSlots>(
+      y_perm, dst_row == nullptr ? nullptr : dst_row + first, first,
+      topk_weights == nullptr ? nullptr : topk_weights + first, top_k, hidden,
+      static_cast<int>(work % segments), segments, y + token * hidden, extras);
 }
 
 unsigned blocks_of_warps(std::int64_t warps) {
@@ -253,15 +298,18 @@ int segments_per_token(std::int64_t tokens, std::int64_t row, std::int64_t segme
 }
 
 void permute_rows(const void* x, const std::int32_t* dst_row, std::int64_t tokens,
-                  std::int64_t top_k, std::int64_t row_bytes, void* x_perm, cudaStream_t stream) {
+                  std::int64_t top_k, std::int64_t row_bytes, void* x_perm, cudaStream_t stream,
+                  Slots slots) {
   const auto launch = [&]<class Unit>() {
     constexpr int kUnroll = 4;
+    const auto kernel = slots == Slots::kAll ? permute_rows_kernel<Unit, kUnroll, Slots::kAll>
+                                             : permute_rows_kernel<Unit, kUnroll, Slots::kSome>;
     const std::int64_t units = row_bytes / static_cast<std::int64_t>(sizeof(Unit));
     const int segments = segments_per_token(tokens, units, kUnroll * kWarpSize);
-    launch_overlapping("permute_rows_kernel", permute_rows_kernel<Unit, kUnroll>,
-                       dim3(blocks_of_warps(tokens * segments)), dim3(kCopyWarps * kWarpSize), 0,
-                       stream, static_cast<const Unit*>(x), dst_row, tokens,
-                       static_cast<int>(top_k), units, segments, static_cast<Unit*>(x_perm));
+    launch_overlapping("permute_rows_kernel", kernel, dim3(blocks_of_warps(tokens * segments)),
+                       dim3(kCopyWarps * kWarpSize), 0, stream, static_cast<const Unit*>(x),
+                       dst_row, tokens, static_cast<int>(top_k), units, segments,
+                       static_cast<Unit*>(x_perm));
   };
   if (in_widest_vectors(row_bytes, {x, x_perm})) {
     launch.template operator()<uint4>();
@@ -270,20 +318,50 @@ void permute_rows(const void* x, const std::int32_t* dst_row, std::int64_t token
   }
 }
 
+void permute_scaled_rows(DType dtype, const void* x, const std::int32_t* dst_row,
+                         const float* topk_weights, std::int64_t tokens, std::int64_t top_k,
+                         std::int64_t hidden, void* x_perm, cudaStream_t stream) {
+  with_device_type(dtype, [&]<class Element>() {
+    const auto launch = [&]<int kWidth>() {
+      constexpr int kUnroll = 4;
+      const int segments = segments_per_token(tokens, hidden / kWidth, kUnroll * kWarpSize);
+      launch_overlapping("permute_scaled_rows_kernel",
+                         permute_scaled_rows_kernel<Element, kWidth, kUnroll>,
+                         dim3(blocks_of_warps(tokens * segments)), dim3(kCopyWarps * kWarpSize), 0,
+                         stream, static_cast<const Element*>(x), dst_row, topk_weights, tokens,
+                         static_cast<int>(top_k), hidden, segments, static_cast<Element*>(x_perm));
+    };
+    if (in_widest_vectors(hidden * static_cast<std::int64_t>(sizeof(Element)), {x, x_perm})) {
+      launch.template operator()<kWidest<Element>>();
+    } else {
+      launch.template operator()<1>();
+    }
+  });
+}
+
 void unpermute_rows(DType dtype, const void* y_perm, const std::int32_t* dst_row,
                     const float* topk_weights, std::int64_t tokens, std::int64_t top_k,
-                    std::int64_t hidden, void* y, cudaStream_t stream) {
+                    std::int64_t hidden, void* y, cudaStream_t stream,
+                    const CombineExtras& extras) {
   with_device_type(dtype, [&]<class Element>() {
     const auto launch = [&]<int kWidth, int kSlots>() {
       const int segments =
           segments_per_token(tokens, hidden / kWidth, kCombineLoads / kSlots * kWarpSize);
+      if (extras.topk_idx != nullptr) {
+        launch_overlapping(
+            "unpermute_with_extras_kernel", unpermute_with_extras_kernel<Element, kWidth, kSlots>,
+            dim3(blocks_of_warps(tokens * segments)), dim3(kCopyWarps * kWarpSize), 0, stream,
+            static_cast<const Element*>(y_perm), dst_row, topk_weights, extras, tokens,
+            static_cast<int>(top_k), hidden, segments, static_cast<Element*>(y));
+        return;
+      }
       launch_overlapping("unpermute_rows_kernel", unpermute_rows_kernel<Element, kWidth, kSlots>,
                          dim3(blocks_of_warps(tokens * segments)), dim3(kCopyWarps * kWarpSize), 0,
                          stream, static_cast<const Element*>(y_perm), dst_row, topk_weights, tokens,
                          static_cast<int>(top_k), hidden, segments, static_cast<Element*>(y));
     };
     const std::int64_t row_bytes = hidden * static_cast<std::int64_t>(sizeof(Element));
-    if (!in_widest_vectors(row_bytes, {y_perm, y})) {
+    if (!in_widest_vectors(row_bytes, {y_perm, y, extras.row_bias})) {
       launch.template operator()<1, combine_slots(8, false)>();
     } else if (top_k <= 2) {
       launch.template operator()<kWidest<Element>, 2>();

@@ -38,9 +38,22 @@ void softmax_top_k(const float* logits, std::int64_t tokens, std::int64_t expert
                    std::int64_t top_k, std::int32_t* topk_idx, float* topk_weights,
                    cudaStream_t stream);
 
-/// The same with any rule; K <= kMostRuleChoices unless it is that.
+/// The same with any rule; K <= kMostRuleChoices unless it is that. With shared slots rows of the outputs
+/// have K + P slots.
 void choose_experts(const RouterRule& rule, const float* logits, std::int64_t tokens,
                     std::int64_t experts, std::int64_t top_k, std::int32_t* topk_idx,
-                    float* topk_weights, cudaStream_t stream);
+                    float* topk_weights, cudaStream_t stream, const SharedSlots& shared_slots = {});
+
+/// The same from the caller's routes, [tokens,K] in device memory: an index outside 0..E-1, -1 or any
+/// other, is a slot that is not used; it becomes -1 with weight 0, and its given weight is not read.
+void take_routes(const Routes& routes, std::int64_t tokens, std::int64_t experts,
+                 std::int64_t top_k, std::int32_t* topk_idx, float* topk_weights,
+                 cudaStream_t stream, const SharedSlots& shared_slots = {});
+
+/// weights[t] = sigmoid(x[t,:] · shared_switch), fp32 sums; x[tokens,hidden] and shared_switch[hidden]
+/// of `dtype`, at any address.
+void shared_switch_weights(DType dtype, const void* x, const void* shared_switch,
+                           std::int64_t tokens, std::int64_t hidden, float* weights,
+                           cudaStream_t stream);
 
 }  // namespace moe::cuda

@@ -34,9 +34,11 @@ class GroupedLevel : public CudaLevel {
  private:
   template <class Memory>
   static RoutedBuffers carve(Memory& memory, const Problem& problem, const DeviceFacts& facts) {
-    return carve_routed_buffers(memory, problem, facts, layer_kernels_scratch(problem, facts));
+    return carve_routed_buffers(memory, problem, facts, StoredWidths::of(problem),
+                                layer_kernels_scratch(problem, facts));
   }
-  DeviceBuffer packed_;  // [E,2·I,H]
+  DeviceBuffer packed_;       // [E',M·I,H]
+  DeviceBuffer shared_down_;  // [P,H,I]
 };
 
 }  // namespace moe::cuda

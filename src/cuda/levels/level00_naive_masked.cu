@@ -20,6 +20,8 @@
 #include "cuda/device/element.cuh"
 #include "cuda/device/warp.cuh"
 #include "cuda/level_base.h"
+#include "cuda/ops/activation.h"
+#include "cuda/ops/expert_matrices.h"
 #include "cuda/ops/swiglu.h"
 #include "cuda/ops/transient.h"
 
@@ -71,18 +73,26 @@ __global__ void __launch_bounds__(kThreads)
   out[at] = x[rows[at / hidden] / top_k * hidden + at % hidden];
 }
 
-/// sum[token of rows[i],:] += topk_weights[rows[i]] · out[i,:]. A token chooses an expert once, so no
-/// two i meet.
+/// sum[token of rows[i],:] += weight of rows[i] · (out[i,:] + bias[:]); topk_weights null: 1, bias null: 0.
+/// Given routes may name an expert twice in a token's slots, which are neighbours in `rows`: the thread of
+/// the first adds them all, so that no two meet.
 template <class Element>
 __global__ void __launch_bounds__(kThreads)
     add_rows_kernel(const Element* __restrict__ out, const std::int32_t* __restrict__ rows,
-                    const float* __restrict__ topk_weights, std::int64_t count, int top_k,
-                    std::int64_t hidden, float* __restrict__ sum) {
+                    const float* __restrict__ topk_weights, const float* __restrict__ bias,
+                    std::int64_t count, int top_k, std::int64_t hidden, float* __restrict__ sum) {
   const std::int64_t at = static_cast<std::int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   if (at >= count * hidden) return;
-  const std::int32_t row = rows[at / hidden];
-  float& total = sum[row / top_k * hidden + at % hidden];
-  total = fmaf(topk_weights[row], to_float(out[at]), total);
+  const std::int64_t column = at % hidden;
+  std::int64_t i = at / hidden;
+  const std::int32_t token = rows[i] / top_k;
+  if (i > 0 && rows[i - 1] / top_k == token) return;
+  float& total = sum[token * hidden + column];
+  for (; i < count && rows[i] / top_k == token; ++i) {
+    const float value =
+        to_float(out[i * hidden + column]) + (bias == nullptr ? 0.0F : bias[column]);
+    total = fmaf(topk_weights == nullptr ? 1.0F : topk_weights[rows[i]], value, total);
+  }
 }
 
 template <class Element>
@@ -94,31 +104,33 @@ __global__ void __launch_bounds__(kThreads)
 
 class NaiveMasked final : public CudaLevel {
  public:
-  [[nodiscard]] Features features() const override { return {.routers = true}; }
+  [[nodiscard]] Features features() const override { return Features::all(); }
   [[nodiscard]] MemoryNeeds memory(const Problem& problem, const ExecutionOptions&) const override {
-    const Shape& shape = problem.shape;
+    const Shape shape = with_shared_slots(problem);
+    const std::int64_t most_rows = most_rows_of_expert(problem, shape.tokens);
     const auto bytes = [](std::int64_t count, std::size_t size) {
       return TransientBuffer::footprint(static_cast<std::uint64_t>(count) * size);
     };
     const std::size_t element = size_of(problem.dtype);
     // All tokens may choose one expert.
-    return {.transient = bytes(shape.tokens * shape.experts, sizeof(float)) +
-                         3 * bytes(shape.routed_rows(), sizeof(float)) + bytes(1, sizeof(float)) +
+    return {.transient = routing_footprint(problem) + bytes(shape.routed_rows(), sizeof(float)) +
+                         bytes(1, sizeof(float)) +
                          bytes(shape.tokens * shape.hidden, sizeof(float)) +
-                         2 * bytes(shape.tokens * shape.hidden, element) +
-                         4 * bytes(shape.tokens * shape.intermediate, element),
-            .prepared = kBasePrepared};
+                         2 * bytes(most_rows * shape.hidden, element) +
+                         4 * bytes(most_rows * shape.intermediate, element),
+            .prepared = kBasePrepared + ExpertMatrixSet::bytes(problem)};
   }
 
   void prepare(const Problem& problem, const Weights& weights,
                const ExecutionOptions& execution) override {
     keep(problem, weights, execution);
     const Shape& shape = problem.shape;
+    experts_ = ExpertMatrixSet(problem, weights, stream());
     pool_.emplace(*device_);
     const auto product = [&](std::int64_t n, std::int64_t k) {
       Matmul matmul(*library_,
                     MatmulSpec{.n = n, .k = k, .in = problem.dtype, .out = problem.dtype});
-      matmul.choose_up_to(shape.tokens);
+      matmul.choose_up_to(most_rows_of_expert(problem, shape.tokens));
       return matmul;
     };
     gate_or_up_.emplace(product(shape.intermediate, shape.hidden));
@@ -126,7 +138,7 @@ class NaiveMasked final : public CudaLevel {
   }
 
   void forward(Context& context, const TensorView& x, const TensorView& y) override {
-    const Shape& shape = problem_.shape;
+    const Shape& shape = routed_;
     const std::int64_t tokens = x.dim(0);
     const std::int64_t routed = tokens * shape.top_k;
     const auto floats = [](std::int64_t count) {
@@ -135,11 +147,8 @@ class NaiveMasked final : public CudaLevel {
     const auto take = [&](const char* what, std::uint64_t bytes) {
       return allocate(context, *pool_, what, bytes);
     };
-    const TransientBuffer logits = take("router_logits[T,E]", floats(tokens * shape.experts));
-    const TransientBuffer topk_idx = take("topk_idx[T,K]", floats(routed));
-    const TransientBuffer topk_weights = take("topk_weights[T,K]", floats(routed));
-    route(context, x, 0, tokens,
-          {logits.as<float>(), topk_idx.as<std::int32_t>(), topk_weights.as<float>()});
+    const TransientRouting routing = take_routing(context, *pool_, tokens);
+    route(context, x, 0, tokens, routing.views());
     const TransientBuffer rows = take("rows[TK]", floats(routed));
     const TransientBuffer count = take("count[1]", floats(1));
     const TransientBuffer sum = take("sum[T,H]", floats(tokens * shape.hidden));
@@ -148,14 +157,14 @@ class NaiveMasked final : public CudaLevel {
     std::int64_t hit = 0;
     for (std::int64_t expert = 0; expert < shape.experts; ++expert) {
       rows_of_expert_kernel<<<1, kMaskThreads, 0, stream()>>>(
-          topk_idx.as<std::int32_t>(), routed, static_cast<int>(expert), rows.as<std::int32_t>(),
-          count.as<std::int32_t>());
+          routing.topk_idx.as<std::int32_t>(), routed, static_cast<int>(expert),
+          rows.as<std::int32_t>(), count.as<std::int32_t>());
       MOE_CUDA_CHECK_LAUNCH("rows_of_expert_kernel");
       std::int32_t chosen = 0;
       device_->copy_to_host(&chosen, count.data(), sizeof(chosen));
       if (chosen == 0) continue;
-      run_expert(context, expert, chosen, x, rows.as<std::int32_t>(), topk_weights.as<float>(),
-                 sum.as<float>());
+      run_expert(context, expert, chosen, x, rows.as<std::int32_t>(),
+                 routing.topk_weights.as<float>(), sum.as<float>());
       ++hit;
     }
     context.record("expert_loop", y.bytes(), [&] {
@@ -173,35 +182,61 @@ class NaiveMasked final : public CudaLevel {
   void run_expert(Context& context, std::int64_t expert, std::int64_t count, const TensorView& x,
                   const std::int32_t* rows, const float* topk_weights, float* sum) {
     const Shape& shape = problem_.shape;
-    const auto top_k = static_cast<int>(shape.top_k);
-    const std::uint64_t matrix = element_bytes(expert * shape.intermediate * shape.hidden);
+    const DType dtype = problem_.dtype;
+    const auto top_k = static_cast<int>(routed_.top_k);
+    const bool gated = problem_.activation.gated();
+    const bool on_input = problem_.router.weight_on_input;
     const std::int64_t inner = count * shape.intermediate;
     const std::int64_t outer = count * shape.hidden;
-    const TransientBuffer x_rows = allocate(context, *pool_, "x[m,H]", element_bytes(outer));
-    with_device_type(problem_.dtype, [&]<class Element>() {
+    const auto take = [&](const char* what, std::int64_t elements) {
+      return allocate(context, *pool_, what, element_bytes(elements));
+    };
+    const TransientBuffer x_rows = take("x[m,H]", outer);
+    with_device_type(dtype, [&]<class Element>() {
       take_rows_kernel<<<blocks_for(outer), kThreads, 0, stream()>>>(
           x.as<const Element>(), rows, count, top_k, shape.hidden, x_rows.as<Element>());
     });
     MOE_CUDA_CHECK_LAUNCH("take_rows_kernel");
-    const TransientBuffer gate = allocate(context, *pool_, "gate[m,I]", element_bytes(inner));
-    const TransientBuffer up = allocate(context, *pool_, "up[m,I]", element_bytes(inner));
-    gate_or_up_->run(x_rows.data(), weights_.gate.as<std::byte>() + matrix, gate.data(), count,
+    const TransientBuffer gate = gated ? take("gate[m,I]", inner) : TransientBuffer();
+    const TransientBuffer up = take("up[m,I]", inner);
+    if (gated) {
+      gate_or_up_->run(x_rows.data(), experts_.gate.at(expert, dtype), gate.data(), count,
+                       stream());
+    }
+    gate_or_up_->run(x_rows.data(), experts_.up.at(expert, dtype), up.data(), count, stream());
+    const bool plain = plain_activation();
+    const TransientBuffer activated = plain ? take("silu[m,I]", inner) : TransientBuffer();
+    if (plain) silu(dtype, gate.data(), inner, activated.data(), stream());
+    const TransientBuffer act = take("act[m,I]", inner);
+    if (plain) {
+      multiply(dtype, activated.data(), up.data(), inner, act.data(), stream());
+    } else {
+      activate_slots(problem_, weights_,
+                     {.dtype = dtype,
+                      .gate = gate.data(),
+                      .up = up.data(),
+                      .rows = count,
+                      .columns = shape.intermediate,
+                      .act = act.data(),
+                      .expert = expert,
+                      .weights = on_input ? topk_weights : nullptr,
+                      .slots = rows},
                      stream());
-    gate_or_up_->run(x_rows.data(), weights_.up.as<std::byte>() + matrix, up.data(), count,
-                     stream());
-    const TransientBuffer activated = allocate(context, *pool_, "silu[m,I]", element_bytes(inner));
-    silu(problem_.dtype, gate.data(), inner, activated.data(), stream());
-    const TransientBuffer act = allocate(context, *pool_, "act[m,I]", element_bytes(inner));
-    multiply(problem_.dtype, activated.data(), up.data(), inner, act.data(), stream());
-    const TransientBuffer out = allocate(context, *pool_, "out[m,H]", element_bytes(outer));
-    down_->run(act.data(), weights_.down.as<std::byte>() + matrix, out.data(), count, stream());
-    with_device_type(problem_.dtype, [&]<class Element>() {
+    }
+    const TransientBuffer out = take("out[m,H]", outer);
+    down_->run(act.data(), experts_.down.at(expert, dtype), out.data(), count, stream());
+    const bool biased = problem_.expert_bias && expert < shape.experts;
+    const float* const bias =
+        biased ? weights_.down_bias.as<const float>() + expert * shape.hidden : nullptr;
+    with_device_type(dtype, [&]<class Element>() {
       add_rows_kernel<<<blocks_for(outer), kThreads, 0, stream()>>>(
-          out.as<const Element>(), rows, topk_weights, count, top_k, shape.hidden, sum);
+          out.as<const Element>(), rows, on_input ? nullptr : topk_weights, bias, count, top_k,
+          shape.hidden, sum);
     });
     MOE_CUDA_CHECK_LAUNCH("add_rows_kernel");
   }
 
+  ExpertMatrixSet experts_;
   std::optional<MemoryPool> pool_;
   std::optional<Matmul> gate_or_up_;
   std::optional<Matmul> down_;

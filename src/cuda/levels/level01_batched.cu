@@ -17,6 +17,8 @@
 //            gather up   ─▶ up[TK,I]   ──────┴─multiply─▶ act[TK,I] ─▶ gather down ─▶ y_rows[TK,H]
 //         ─▶ combine
 #include "cuda/level_base.h"
+#include "cuda/ops/activation.h"
+#include "cuda/ops/expert_matrices.h"
 #include "cuda/ops/gather.h"
 #include "cuda/ops/permute.h"
 #include "cuda/ops/swiglu.h"
@@ -27,27 +29,27 @@ namespace {
 
 class Batched final : public CudaLevel {
  public:
-  [[nodiscard]] Features features() const override { return {.routers = true}; }
+  [[nodiscard]] Features features() const override { return Features::all(); }
   [[nodiscard]] MemoryNeeds memory(const Problem& problem, const ExecutionOptions&) const override {
-    const Shape& shape = problem.shape;
+    const Shape shape = with_shared_slots(problem);
     const auto bytes = [](std::int64_t count, std::size_t size) {
       return TransientBuffer::footprint(static_cast<std::uint64_t>(count) * size);
     };
     const std::int64_t rows = shape.routed_rows();
     const std::size_t element = size_of(problem.dtype);
-    return {.transient = bytes(shape.tokens * shape.experts, sizeof(float)) +
-                         2 * bytes(rows, sizeof(float)) +
+    return {.transient = routing_footprint(problem) +
                          4 * bytes(rows * shape.intermediate, element) +
                          bytes(rows * shape.hidden, element) +
                          bytes(rows * shape.intermediate * shape.hidden, element),
-            .prepared = kBasePrepared};
+            .prepared = kBasePrepared + ExpertMatrixSet::bytes(problem)};
   }
 
   void prepare(const Problem& problem, const Weights& weights,
                const ExecutionOptions& execution) override {
     keep(problem, weights, execution);
-    const Shape& shape = problem.shape;
+    const Shape& shape = routed_;
     const std::int64_t matrix = shape.intermediate * shape.hidden;
+    experts_ = ExpertMatrixSet(problem, weights, stream());
     pool_.emplace(*device_);
     // The K matrices of a token lie one after the other: one matrix of K·I rows, times one x.
     gate_or_up_.emplace(*library_, MatmulSpec{.n = shape.top_k * shape.intermediate,
@@ -67,12 +69,9 @@ class Batched final : public CudaLevel {
   }
 
   void forward(Context& context, const TensorView& x, const TensorView& y) override {
-    const Shape& shape = problem_.shape;
+    const Shape& shape = routed_;
     const std::int64_t tokens = x.dim(0);
     const std::int64_t rows = tokens * shape.top_k;
-    const auto floats = [](std::int64_t count) {
-      return static_cast<std::uint64_t>(count) * sizeof(float);
-    };
     const auto take = [&](const char* what, std::uint64_t bytes) {
       return allocate(context, *pool_, what, bytes);
     };
@@ -81,48 +80,66 @@ class Batched final : public CudaLevel {
     // the first one.
     const TransientBuffer gathered =
         take("gathered matrices[TK,I,H]", element_bytes(rows * shape.intermediate * shape.hidden));
-    const TransientBuffer logits = take("router_logits[T,E]", floats(tokens * shape.experts));
-    const TransientBuffer topk_idx = take("topk_idx[T,K]", floats(rows));
-    const TransientBuffer topk_weights = take("topk_weights[T,K]", floats(rows));
-    route(context, x, 0, tokens,
-          {logits.as<float>(), topk_idx.as<std::int32_t>(), topk_weights.as<float>()});
+    const TransientRouting routing = take_routing(context, *pool_, tokens);
+    route(context, x, 0, tokens, routing.views());
+    const auto* const topk_idx = routing.topk_idx.as<std::int32_t>();
+    const float* const topk_weights = routing.topk_weights.as<float>();
 
-    const auto project = [&](const char* name, const TensorView& weights, Matmul& product,
-                             const void* inputs, std::int64_t batch, void* out) {
-      const std::int64_t matrix = weights.dim(1) * weights.dim(2);
-      gather_weights(weights, topk_idx.as<std::int32_t>(), rows, {0, weights.dim(1)}, matrix,
+    const auto project = [&](const char* name, const MatrixByExpert& weights, std::int64_t height,
+                             std::int64_t width, Matmul& product, const void* inputs,
+                             std::int64_t batch, void* out) {
+      const std::int64_t matrix = height * width;
+      gather_weights(problem_.dtype, weights, topk_idx, rows, {0, height, width}, matrix,
                      gathered.data(), stream());
       context.record("gather", element_bytes(rows * matrix), [&] { return std::string(name); });
       product.run(inputs, gathered.data(), out, 1, stream(), batch);
-      context.record("batched_product", element_bytes(rows * weights.dim(1)), [&] {
-        return fmt::format("{} x [{},{}]", rows, weights.dim(1), weights.dim(2));
-      });
+      context.record("batched_product", element_bytes(rows * height),
+                     [&] { return fmt::format("{} x [{},{}]", rows, height, width); });
     };
     const std::uint64_t inner = element_bytes(rows * shape.intermediate);
-    const TransientBuffer gate = take("gate[TK,I]", inner);
+    const bool gated = problem_.activation.gated();
+    const bool plain = plain_activation();
+    const TransientBuffer gate = gated ? take("gate[TK,I]", inner) : TransientBuffer();
     const TransientBuffer up = take("up[TK,I]", inner);
-    const TransientBuffer activated = take("silu[TK,I]", inner);
+    const TransientBuffer activated = plain ? take("silu[TK,I]", inner) : TransientBuffer();
     const TransientBuffer act = take("act[TK,I]", inner);
-    project("gathered gate[TK,I,H]", weights_.gate, *gate_or_up_, x.data, tokens, gate.data());
-    project("gathered up[TK,I,H]", weights_.up, *gate_or_up_, x.data, tokens, up.data());
-
-    silu(problem_.dtype, gate.data(), rows * shape.intermediate, activated.data(), stream());
-    context.record("silu", inner,
-                   [&] { return fmt::format("{} elements", rows * shape.intermediate); });
-    multiply(problem_.dtype, activated.data(), up.data(), rows * shape.intermediate, act.data(),
-             stream());
-    context.record("multiply", inner,
-                   [&] { return fmt::format("{} elements", rows * shape.intermediate); });
+    if (gated) {
+      project("gathered gate[TK,I,H]", experts_.gate, shape.intermediate, shape.hidden,
+              *gate_or_up_, x.data, tokens, gate.data());
+    }
+    project("gathered up[TK,I,H]", experts_.up, shape.intermediate, shape.hidden, *gate_or_up_,
+            x.data, tokens, up.data());
+    const auto elements = [&] { return fmt::format("{} elements", rows * shape.intermediate); };
+    if (plain) {
+      silu(problem_.dtype, gate.data(), rows * shape.intermediate, activated.data(), stream());
+      context.record("silu", inner, elements);
+      multiply(problem_.dtype, activated.data(), up.data(), rows * shape.intermediate, act.data(),
+               stream());
+      context.record("multiply", inner, elements);
+    } else {
+      activate_slots(problem_, weights_,
+                     {.dtype = problem_.dtype,
+                      .gate = gate.data(),
+                      .up = up.data(),
+                      .rows = rows,
+                      .columns = shape.intermediate,
+                      .act = act.data(),
+                      .experts = topk_idx,
+                      .weights = problem_.router.weight_on_input ? topk_weights : nullptr},
+                     stream());
+      context.record("activation", inner, elements);
+    }
 
     const TransientBuffer y_rows = take("y_rows[TK,H]", element_bytes(rows * shape.hidden));
-    project("gathered down[TK,H,I]", weights_.down, *down_, act.data(), rows, y_rows.data());
-    unpermute_rows(problem_.dtype, y_rows.data(), nullptr, topk_weights.as<float>(), tokens,
-                   shape.top_k, shape.hidden, y.data, stream());
+    project("gathered down[TK,H,I]", experts_.down, shape.hidden, shape.intermediate, *down_,
+            act.data(), rows, y_rows.data());
+    combine_slots_of(y_rows.data(), topk_idx, topk_weights, tokens, y.data, stream());
     context.record("combine", y.bytes(),
                    [] { return std::string("weights applied, fixed order"); });
   }
 
  private:
+  ExpertMatrixSet experts_;
   std::optional<MemoryPool> pool_;
   std::optional<Matmul> gate_or_up_;
   std::optional<Matmul> down_;

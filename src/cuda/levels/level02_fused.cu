@@ -16,6 +16,7 @@
 #include <algorithm>
 
 #include "cuda/level_base.h"
+#include "cuda/ops/expert_matrices.h"
 #include "cuda/ops/gather.h"
 #include "cuda/ops/permute.h"
 #include "cuda/ops/row_products.h"
@@ -29,26 +30,25 @@ constexpr std::int64_t kParts = 2;
 
 class Fused final : public CudaLevel {
  public:
-  [[nodiscard]] Features features() const override { return {.routers = true}; }
+  [[nodiscard]] Features features() const override { return Features::all(); }
   [[nodiscard]] MemoryNeeds memory(const Problem& problem, const ExecutionOptions&) const override {
-    const Shape& shape = problem.shape;
+    const Shape shape = with_shared_slots(problem);
     const auto bytes = [](std::int64_t count, std::size_t size) {
       return TransientBuffer::footprint(static_cast<std::uint64_t>(count) * size);
     };
     const std::int64_t rows = shape.routed_rows();
     const std::size_t element = size_of(problem.dtype);
-    return {.transient = bytes(shape.tokens * shape.experts, sizeof(float)) +
-                         2 * bytes(rows, sizeof(float)) +
-                         bytes(rows * shape.intermediate, element) +
+    return {.transient = routing_footprint(problem) + bytes(rows * shape.intermediate, element) +
                          bytes(rows * shape.hidden, element) +
                          bytes(rows * gathered_rows(shape) * shape.hidden, element),
-            .prepared = kBasePrepared};
+            .prepared = kBasePrepared + ExpertMatrixSet::bytes(problem)};
   }
 
   void prepare(const Problem& problem, const Weights& weights,
                const ExecutionOptions& execution) override {
     keep(problem, weights, execution);
     const Shape& shape = problem.shape;
+    experts_ = ExpertMatrixSet(problem, weights, stream());
     pool_.emplace(*device_);
     down_.emplace(*library_, MatmulSpec{.n = shape.hidden,
                                         .k = shape.intermediate,
@@ -60,43 +60,39 @@ class Fused final : public CudaLevel {
   }
 
   void forward(Context& context, const TensorView& x, const TensorView& y) override {
-    const Shape& shape = problem_.shape;
+    const Shape& shape = routed_;
     const std::int64_t tokens = x.dim(0);
     const std::int64_t rows = tokens * shape.top_k;
-    const auto floats = [](std::int64_t count) {
-      return static_cast<std::uint64_t>(count) * sizeof(float);
-    };
     const auto take = [&](const char* what, std::uint64_t bytes) {
       return allocate(context, *pool_, what, bytes);
     };
     // NOTE: one place for both copies, taken first: see level 01.
     const TransientBuffer gathered = take(
         "gathered matrices[TK,2,I/2,H]", element_bytes(rows * gathered_rows(shape) * shape.hidden));
-    const TransientBuffer logits = take("router_logits[T,E]", floats(tokens * shape.experts));
-    const TransientBuffer topk_idx = take("topk_idx[T,K]", floats(rows));
-    const TransientBuffer topk_weights = take("topk_weights[T,K]", floats(rows));
-    route(context, x, 0, tokens,
-          {logits.as<float>(), topk_idx.as<std::int32_t>(), topk_weights.as<float>()});
+    const TransientRouting routing = take_routing(context, *pool_, tokens);
+    route(context, x, 0, tokens, routing.views());
+    const auto* const topk_idx = routing.topk_idx.as<std::int32_t>();
+    const float* const topk_weights = routing.topk_weights.as<float>();
 
     const TransientBuffer act = take("act[TK,I]", element_bytes(rows * shape.intermediate));
     const TransientBuffer y_rows = take("y_rows[TK,H]", element_bytes(rows * shape.hidden));
     const std::int64_t part = (shape.intermediate + kParts - 1) / kParts;
     for (std::int64_t first = 0; first < shape.intermediate; first += part) {
-      gate_up_part(context, topk_idx.as<std::int32_t>(), x, rows,
-                   {first, std::min(part, shape.intermediate - first)}, gathered, act);
+      gate_up_part(context, topk_idx, topk_weights, x, rows,
+                   {first, std::min(part, shape.intermediate - first), shape.hidden}, gathered,
+                   act);
     }
 
     const std::int64_t matrix = shape.hidden * shape.intermediate;
-    gather_weights(weights_.down, topk_idx.as<std::int32_t>(), rows, {0, shape.hidden}, matrix,
-                   gathered.data(), stream());
+    gather_weights(problem_.dtype, experts_.down, topk_idx, rows,
+                   {0, shape.hidden, shape.intermediate}, matrix, gathered.data(), stream());
     context.record("gather", element_bytes(rows * matrix),
                    [] { return std::string("gathered down[TK,H,I]"); });
     down_->run(act.data(), gathered.data(), y_rows.data(), 1, stream(), rows);
     context.record("batched_product", element_bytes(rows * shape.hidden), [&] {
       return fmt::format("{} x [{},{}]", rows, shape.hidden, shape.intermediate);
     });
-    unpermute_rows(problem_.dtype, y_rows.data(), nullptr, topk_weights.as<float>(), tokens,
-                   shape.top_k, shape.hidden, y.data, stream());
+    combine_slots_of(y_rows.data(), topk_idx, topk_weights, tokens, y.data, stream());
     context.record("combine", y.bytes(),
                    [] { return std::string("weights applied, fixed order"); });
   }
@@ -107,25 +103,37 @@ class Fused final : public CudaLevel {
     return 2 * ((shape.intermediate + kParts - 1) / kParts);
   }
 
-  void gate_up_part(Context& context, const std::int32_t* topk_idx, const TensorView& x,
-                    std::int64_t rows, RowSlice slice, const TransientBuffer& gathered,
-                    const TransientBuffer& act) {
-    const Shape& shape = problem_.shape;
-    const std::int64_t half = slice.count * shape.hidden;
-    std::byte* const up = gathered.as<std::byte>() + element_bytes(half);
-    gather_weights(weights_.gate, topk_idx, rows, slice, 2 * half, gathered.data(), stream());
-    gather_weights(weights_.up, topk_idx, rows, slice, 2 * half, up, stream());
-    context.record("gather", element_bytes(rows * 2 * half), [&] {
-      return fmt::format("gate and up rows {}..{}", slice.first, slice.first + slice.count);
+  void gate_up_part(Context& context, const std::int32_t* topk_idx, const float* topk_weights,
+                    const TensorView& x, std::int64_t rows, RowSlice slice,
+                    const TransientBuffer& gathered, const TransientBuffer& act) {
+    const Shape& shape = routed_;
+    const std::int64_t matrices = matrices_before_activation(problem_);
+    const std::int64_t part = slice.count * shape.hidden;
+    std::byte* const up = gathered.as<std::byte>() + element_bytes((matrices - 1) * part);
+    if (problem_.activation.gated()) {
+      gather_weights(problem_.dtype, experts_.gate, topk_idx, rows, slice, matrices * part,
+                     gathered.data(), stream());
+    }
+    gather_weights(problem_.dtype, experts_.up, topk_idx, rows, slice, matrices * part, up,
+                   stream());
+    context.record("gather", element_bytes(rows * matrices * part), [&] {
+      return fmt::format("rows {}..{} of {} matrices", slice.first, slice.first + slice.count,
+                         matrices);
     });
-    product_swiglu(problem_.dtype, {gathered.data(), nullptr, 2 * half}, {up, nullptr, 2 * half},
-                   x.data, rows, shape.top_k, slice.count, shape.hidden,
-                   act.as<std::byte>() + element_bytes(slice.first), shape.intermediate, stream());
-    context.record("batched_product_swiglu", element_bytes(rows * slice.count), [&] {
-      return fmt::format("{} x 2 x [{},{}]", rows, slice.count, shape.hidden);
+    RowExtras extras = row_extras(topk_idx, topk_weights);
+    if (extras.gate_bias != nullptr) extras.gate_bias += slice.first;
+    if (extras.up_bias != nullptr) extras.up_bias += slice.first;
+    product_activation(problem_.dtype, problem_.activation,
+                       {{.data = gathered.data(), .stride = matrices * part}},
+                       {{.data = up, .stride = matrices * part}}, x.data, rows, shape.top_k,
+                       slice.count, shape.hidden, act.as<std::byte>() + element_bytes(slice.first),
+                       shape.intermediate, stream(), extras);
+    context.record("batched_product_activation", element_bytes(rows * slice.count), [&] {
+      return fmt::format("{} x {} x [{},{}]", rows, matrices, slice.count, shape.hidden);
     });
   }
 
+  ExpertMatrixSet experts_;
   std::optional<MemoryPool> pool_;
   std::optional<Matmul> down_;
 };

@@ -18,6 +18,7 @@
 #include <algorithm>
 
 #include "cuda/level_base.h"
+#include "cuda/ops/expert_matrices.h"
 #include "cuda/ops/row_products.h"
 
 namespace moe::cuda {
@@ -29,16 +30,17 @@ constexpr std::int64_t kChunkTokens = 512;
 
 class MemEfficient final : public CudaLevel {
  public:
-  [[nodiscard]] Features features() const override { return {.routers = true}; }
+  [[nodiscard]] Features features() const override { return Features::all(); }
   [[nodiscard]] MemoryNeeds memory(const Problem& problem, const ExecutionOptions&) const override {
     ArenaPlan plan;
     static_cast<void>(carve(plan, problem));
-    return {.workspace = plan.bytes(), .prepared = kBasePrepared};
+    return {.workspace = plan.bytes(), .prepared = kBasePrepared + ExpertMatrixSet::bytes(problem)};
   }
 
   void prepare(const Problem& problem, const Weights& weights,
                const ExecutionOptions& execution) override {
     keep(problem, weights, execution);
+    experts_ = ExpertMatrixSet(problem, weights, stream());
   }
 
   void forward(Context& context, const TensorView& x, const TensorView& y) override {
@@ -61,10 +63,14 @@ class MemEfficient final : public CudaLevel {
   /// blocks.
   template <class Memory>
   static Scratch carve(Memory& memory, const Problem& problem) {
-    const Shape& shape = problem.shape;
+    const Shape shape = with_shared_slots(problem);
     const std::int64_t tokens = std::min(shape.tokens, kChunkTokens);
+    const bool given = problem.router.scoring == Scoring::kGiven;
     Scratch scratch;
-    scratch.routing.logits = memory.template take<float>(tokens * shape.experts);
+    scratch.routing.logits =
+        memory.template take<float>(given ? 0 : tokens * problem.shape.experts);
+    scratch.routing.shared_weights =
+        memory.template take<float>(problem.shared_switch ? tokens : 0);
     scratch.routing.topk_idx = memory.template take<std::int32_t>(tokens * shape.top_k);
     scratch.routing.topk_weights = memory.template take<float>(tokens * shape.top_k);
     scratch.act =
@@ -75,23 +81,30 @@ class MemEfficient final : public CudaLevel {
 
   void run_chunk(Context& context, const Scratch& scratch, const TensorView& x, const TensorView& y,
                  std::int64_t first_token, std::int64_t tokens) {
-    const Shape& shape = problem_.shape;
-    const std::int64_t matrix = shape.intermediate * shape.hidden;
+    const Shape& shape = routed_;
     const std::int64_t rows = tokens * shape.top_k;
     const std::uint64_t offset = element_bytes(first_token * shape.hidden);
     route(context, x, first_token, tokens, scratch.routing);
-    product_swiglu(problem_.dtype, {weights_.gate.data, scratch.routing.topk_idx, matrix},
-                   {weights_.up.data, scratch.routing.topk_idx, matrix},
-                   x.as<const std::byte>() + offset, rows, shape.top_k, shape.intermediate,
-                   shape.hidden, scratch.act, shape.intermediate, stream());
-    context.record("in_place_product_swiglu", element_bytes(rows * shape.intermediate),
+    const std::int32_t* const topk_idx = scratch.routing.topk_idx;
+    const float* const topk_weights = scratch.routing.topk_weights;
+    const RowExtras extras = row_extras(topk_idx, topk_weights);
+    product_activation(problem_.dtype, problem_.activation, {experts_.gate, topk_idx},
+                       {experts_.up, topk_idx}, x.as<const std::byte>() + offset, rows, shape.top_k,
+                       shape.intermediate, shape.hidden, scratch.act, shape.intermediate, stream(),
+                       extras);
+    context.record("in_place_product_activation", element_bytes(rows * shape.intermediate),
                    [&] { return fmt::format("{} rows, weights in place", rows); });
-    product_combine(problem_.dtype, {weights_.down.data, scratch.routing.topk_idx, matrix},
-                    scratch.act, scratch.routing.topk_weights, tokens, shape.top_k, shape.hidden,
-                    shape.intermediate, y.as<std::byte>() + offset, stream());
+    RowExtras of_output = extras;
+    of_output.bias_stride = shape.hidden;
+    product_combine(problem_.dtype, {experts_.down, topk_idx}, scratch.act,
+                    problem_.router.weight_on_input ? nullptr : topk_weights, tokens, shape.top_k,
+                    shape.hidden, shape.intermediate, y.as<std::byte>() + offset, stream(),
+                    of_output);
     context.record("in_place_product_combine", element_bytes(tokens * shape.hidden),
                    [&] { return fmt::format("{} tokens, {} experts each", tokens, shape.top_k); });
   }
+
+  ExpertMatrixSet experts_;
 };
 
 }  // namespace

@@ -32,22 +32,24 @@ enum class Variation : std::uint8_t {
 
 constexpr int kStreams = 4;
 
-/// Two passes over gate and up where swiglu_rows() makes one: 5·T·K·I·b bytes instead of 3.
+/// Two passes over gate and up where SwiGLU is one: 5·T·K·I·b bytes instead of 3.
 class UnfusedSwiglu final : public LayerKernels {
  public:
   UnfusedSwiglu(const Problem& problem, std::unique_ptr<LayerKernels> others)
       : problem_(problem), others_(std::move(others)) {}
 
-  void swiglu(void* gate_up, std::int64_t rows, cudaStream_t stream) override {
+  void activate(const RoutedBuffers& b, std::int64_t first, std::int64_t rows,
+                cudaStream_t stream) override {
     const std::int64_t columns = problem_.shape.intermediate;
-    auto* gate = static_cast<std::byte*>(gate_up);
-    const std::byte* up = gate + columns * static_cast<std::int64_t>(size_of(problem_.dtype));
+    const auto element = static_cast<std::int64_t>(size_of(problem_.dtype));
+    std::byte* const gate = b.gate_up + first * 2 * columns * element;
+    const std::byte* const up = gate + columns * element;
     silu_rows(problem_.dtype, gate, rows, columns, 2 * columns, gate, stream);
     multiply_rows(problem_.dtype, gate, up, rows, columns, 2 * columns, gate, stream);
   }
-  void route(const RoutedBuffers& b, std::int64_t tokens, HostReads reads,
+  void route(const RoutingInputs& in, const RoutedBuffers& b, std::int64_t tokens, HostReads reads,
              cudaStream_t stream) override {
-    others_->route(b, tokens, reads, stream);
+    others_->route(in, b, tokens, reads, stream);
   }
   void permute(const TensorView& x, const RoutedBuffers& b, cudaStream_t stream) override {
     others_->permute(x, b, stream);
@@ -70,8 +72,11 @@ class Grouped final : public GroupedLevel {
   explicit Grouped(Variation variation) : variation_(variation) {}
 
   [[nodiscard]] Features features() const override {
-    // The kernels compiled for a layer's sizes know one router.
-    return {.routers = variation_ != Variation::kSpecialised};
+    Features features = Features::all();
+    if (variation_ == Variation::kUnfused) {  // its two passes are of SwiGLU
+      features.activations = features.ungated = features.expert_bias = false;
+    }
+    return features;
   }
   [[nodiscard]] std::string unsupported(const Problem& problem,
                                         const ExecutionOptions& execution) const override {
@@ -85,13 +90,13 @@ class Grouped final : public GroupedLevel {
     keep(problem, weights, execution);
     std::unique_ptr<LayerKernels> kernels =
         variation_ == Variation::kSpecialised
-            ? make_specialised_kernels(problem, device_->facts(), execution.tune_cache)
+            ? make_specialised_kernels(problem, device_->facts(), execution.tune_cache, weights)
             : make_precompiled_kernels(problem, device_->facts(), weights);
     if (variation_ == Variation::kUnfused) {
       kernels = std::make_unique<UnfusedSwiglu>(problem, std::move(kernels));
     }
     keep_experts(std::move(kernels), schedule(problem.shape.tokens).streams);
-    gemms_->choose_up_to(problem.shape.tokens);  // an expert takes every token at most once
+    gemms_->choose_up_to(problem.shape.tokens);
   }
 
   [[nodiscard]] std::string plan() const override {

@@ -29,16 +29,16 @@ struct Scaling {
 
 struct Buffers {
   RoutedBuffers routed;
-  std::byte* operand = nullptr;  // [T·K,H], later [T·K,I], e4m3
-  std::byte* gate_up = nullptr;  // converted: [E,2·I,H] e4m3
-  std::byte* down = nullptr;     // converted: [E,H,I] e4m3
+  std::byte* operand = nullptr;  // [T·K',H], later [T·K',I], e4m3
+  std::byte* gate_up = nullptr;  // converted: [E',M·I,H] e4m3
+  std::byte* down = nullptr;     // converted: [E',H,I] e4m3
 };
 
 class GroupedFp8 final : public CudaLevel {
  public:
   explicit GroupedFp8(Fp8Weights weights) : kind_(weights) {}
 
-  [[nodiscard]] Features features() const override { return {.routers = true}; }
+  [[nodiscard]] Features features() const override { return Features::all(); }
   [[nodiscard]] std::string unsupported(const Problem& problem,
                                         const ExecutionOptions& execution) const override {
     if (std::string reason = CudaLevel::unsupported(problem, execution); !reason.empty()) {
@@ -62,12 +62,16 @@ class GroupedFp8 final : public CudaLevel {
                                    const ExecutionOptions& execution) const override {
     ArenaPlan plan;
     static_cast<void>(carve(plan, problem, device_of(execution).facts()));
-    const std::uint64_t gate_up = gate_up_elements(problem);
-    const std::uint64_t down = gate_up / 2;
+    const StoredWidths widths = StoredWidths::of(problem);
+    // Of down there is a copy where the shared expert's parts join it in one tensor.
+    const std::uint64_t packed =
+        gate_up_bytes(problem) +
+        (problem.shared_intermediate > 0 ? down_bytes(problem, widths) : 0);
+    const bool stored = kind_ == Fp8Weights::kStored;
     return {.workspace = plan.bytes(),
-            .transient = kind_ == Fp8Weights::kStored ? gate_up_bytes(problem) : 0,
+            .transient = stored ? packed : 0,
             .prepared = kBasePrepared + kTensors * sizeof(Scaling) +
-                        (kind_ == Fp8Weights::kStored ? gate_up + down : gate_up_bytes(problem))};
+                        (stored ? gate_up_elements(problem) + down_elements(problem) : packed)};
   }
 
   [[nodiscard]] Operands operands() const override { return Operands::kFp8; }
@@ -75,69 +79,80 @@ class GroupedFp8 final : public CudaLevel {
   void prepare(const Problem& problem, const Weights& weights,
                const ExecutionOptions& execution) override {
     keep(problem, weights, execution);
-    const Shape& shape = problem.shape;
+    const Shape& shape = routed_;
     kernels_ = make_precompiled_kernels(problem, device_->facts(), weights);
     scaling_ = DeviceBuffer(kTensors * sizeof(Scaling));
     packed_ = pack_gate_up(problem, weights, stream());
+    down_ = weights.down.data;
+    if (problem.shared_intermediate > 0) {
+      packed_down_ = pack_down(problem, weights, StoredWidths::of(problem), stream());
+      down_ = packed_down_.data();
+    }
     // The weights do not change, so neither do their largest magnitudes.
-    const std::int64_t rows = shape.experts * 2 * shape.intermediate;
+    const std::int64_t rows = shape.experts * gate_up_columns();
     largest_magnitude(problem.dtype, packed_.data(), rows, shape.hidden, shape.hidden,
                       &of(kGateUp)->largest, stream());
-    largest_magnitude(problem.dtype, weights.down.data, shape.experts * shape.hidden,
-                      shape.intermediate, shape.intermediate, &of(kDown)->largest, stream());
+    largest_magnitude(problem.dtype, down_, shape.experts * shape.hidden, shape.intermediate,
+                      shape.intermediate, &of(kDown)->largest, stream());
     if (kind_ == Fp8Weights::kStored) {
       gate_up8_ = DeviceBuffer(gate_up_elements(problem));
-      down8_ = DeviceBuffer(gate_up_elements(problem) / 2);
+      down8_ = DeviceBuffer(down_elements(problem));
       quantize_weights(gate_up8_.as<std::byte>(), down8_.as<std::byte>());
       MOE_CUDA_CHECK(cudaStreamSynchronize(stream()));
       packed_ = DeviceBuffer();
+      packed_down_ = DeviceBuffer();
     }
-    gate_up_.emplace(*library_, MatmulSpec{.n = 2 * shape.intermediate,
-                                           .k = shape.hidden,
-                                           .e4m3 = true,
-                                           .out = problem.dtype,
-                                           .scale_a = &of(kX)->scale,
-                                           .scale_w = &of(kGateUp)->scale});
-    down_.emplace(*library_, MatmulSpec{.n = shape.hidden,
-                                        .k = shape.intermediate,
-                                        .e4m3 = true,
-                                        .out = problem.dtype,
-                                        .scale_a = &of(kAct)->scale,
-                                        .scale_w = &of(kDown)->scale});
-    gate_up_->choose_up_to(shape.tokens);
-    down_->choose_up_to(shape.tokens);
+    gate_up_gemm_.emplace(*library_, MatmulSpec{.n = gate_up_columns(),
+                                                .k = shape.hidden,
+                                                .e4m3 = true,
+                                                .out = problem.dtype,
+                                                .scale_a = &of(kX)->scale,
+                                                .scale_w = &of(kGateUp)->scale});
+    down_gemm_.emplace(*library_, MatmulSpec{.n = shape.hidden,
+                                             .k = shape.intermediate,
+                                             .e4m3 = true,
+                                             .out = problem.dtype,
+                                             .scale_a = &of(kAct)->scale,
+                                             .scale_w = &of(kDown)->scale});
+    const std::int64_t most_rows = most_rows_of_expert(problem, shape.tokens);
+    gate_up_gemm_->choose_up_to(most_rows);
+    down_gemm_->choose_up_to(most_rows);
   }
 
   void forward(Context& context, const TensorView& x, const TensorView& y) override {
-    const Shape& shape = problem_.shape;
+    const Shape& shape = routed_;
     const Buffers b = carve(context.arena, problem_, device_->facts());
-    const std::int64_t routed = x.dim(0) * shape.top_k;
-    router_product(x, 0, x.dim(0), b.routed.logits, stream());
-    kernels_->route(b.routed, x.dim(0), HostReads::kOffsets, stream());
-    context.record("route", static_cast<std::uint64_t>(routed) * 8,
+    const RoutingInputs in =
+        router_products(context.routes, x, 0, x.dim(0), routing_of(b.routed), stream());
+    kernels_->route(in, b.routed, x.dim(0), HostReads::kOffsets, stream());
+    context.record("route", static_cast<std::uint64_t>(x.dim(0) * shape.top_k) * 8,
                    [&] { return fmt::format("top {} of {}", shape.top_k, shape.experts); });
     kernels_->permute(x, b.routed, stream());
+    const std::int32_t* const offsets = kernels_->wait_for_offsets(stream());
+    const std::int64_t routed = offsets[shape.experts];  // less than T·K' where slots are not used
     context.record("permute", element_bytes(routed * shape.hidden),
                    [&] { return fmt::format("{} rows by expert", routed); });
-    const std::int32_t* const offsets = kernels_->wait_for_offsets(stream());
     const std::byte* gate_up8 = gate_up8_.as<std::byte>();
     const std::byte* down8 = down8_.as<std::byte>();
     if (kind_ == Fp8Weights::kConverted) {
       quantize_weights(b.gate_up, b.down);
-      context.record("quantize_weights", gate_up_elements(problem_) * 3 / 2,
+      context.record("quantize_weights", gate_up_elements(problem_) + down_elements(problem_),
                      [&] { return fmt::format("all of {} experts", shape.experts); });
       gate_up8 = b.gate_up;
       down8 = b.down;
     }
-    quantize(context, "quantize_x", kX, b.routed.rows, routed, shape.hidden, shape.hidden,
-             b.operand);
-    multiply(context, "gemm_gate_up", *gate_up_, offsets, b.operand, gate_up8, b.routed.gate_up);
-    kernels_->swiglu(b.routed.gate_up, routed, stream());
-    context.record("swiglu", element_bytes(routed * shape.intermediate),
-                   [&] { return fmt::format("{} rows", routed); });
-    quantize(context, "quantize_act", kAct, b.routed.gate_up, routed, shape.intermediate,
-             2 * shape.intermediate, b.operand);
-    multiply(context, "gemm_down", *down_, offsets, b.operand, down8, b.routed.rows);
+    if (routed > 0) {
+      quantize(context, "quantize_x", kX, b.routed.rows, routed, shape.hidden, shape.hidden,
+               b.operand);
+      multiply(context, "gemm_gate_up", *gate_up_gemm_, offsets, b.operand, gate_up8,
+               b.routed.gate_up);
+      kernels_->activate(b.routed, 0, routed, stream());
+      context.record("activation", element_bytes(routed * shape.intermediate),
+                     [&] { return fmt::format("{} rows", routed); });
+      quantize(context, "quantize_act", kAct, b.routed.gate_up, routed, shape.intermediate,
+               gate_up_columns(), b.operand);
+      multiply(context, "gemm_down", *down_gemm_, offsets, b.operand, down8, b.routed.rows);
+    }
     kernels_->combine(b.routed, y, stream());
     context.record("unpermute", y.bytes(), [&] { return fmt::format("{} tokens", y.dim(0)); });
   }
@@ -150,30 +165,35 @@ class GroupedFp8 final : public CudaLevel {
   static std::uint64_t gate_up_elements(const Problem& problem) {
     return gate_up_bytes(problem) / size_of(problem.dtype);
   }
+  static std::uint64_t down_elements(const Problem& problem) {
+    return down_bytes(problem, StoredWidths::of(problem)) / size_of(problem.dtype);
+  }
+  [[nodiscard]] std::int64_t gate_up_columns() const {
+    return matrices_before_activation(problem_) * problem_.shape.intermediate;
+  }
 
   template <class Memory>
   Buffers carve(Memory& memory, const Problem& problem, const DeviceFacts& facts) const {
-    const Shape& shape = problem.shape;
+    const Shape shape = with_shared_slots(problem);
     Buffers b;
-    b.routed = carve_routed_buffers(memory, problem, facts, layer_kernels_scratch(problem, facts));
+    b.routed = carve_routed_buffers(memory, problem, facts, StoredWidths::of(problem),
+                                    layer_kernels_scratch(problem, facts));
     b.operand = memory.template take<std::byte>(shape.routed_rows() *
                                                 std::max(shape.hidden, shape.intermediate));
     if (kind_ == Fp8Weights::kConverted) {
-      const auto elements = static_cast<std::int64_t>(gate_up_elements(problem));
-      b.gate_up = memory.template take<std::byte>(elements);
-      b.down = memory.template take<std::byte>(elements / 2);
+      b.gate_up =
+          memory.template take<std::byte>(static_cast<std::int64_t>(gate_up_elements(problem)));
+      b.down = memory.template take<std::byte>(static_cast<std::int64_t>(down_elements(problem)));
     }
     return b;
   }
 
   void quantize_weights(std::byte* gate_up8, std::byte* down8) {
-    const Shape& shape = problem_.shape;
-    quantize_e4m3(problem_.dtype, packed_.data(), shape.experts * 2 * shape.intermediate,
-                  shape.hidden, shape.hidden, &of(kGateUp)->largest, gate_up8, &of(kGateUp)->scale,
-                  stream());
-    quantize_e4m3(problem_.dtype, weights_.down.data, shape.experts * shape.hidden,
-                  shape.intermediate, shape.intermediate, &of(kDown)->largest, down8,
-                  &of(kDown)->scale, stream());
+    const Shape& shape = routed_;
+    quantize_e4m3(problem_.dtype, packed_.data(), shape.experts * gate_up_columns(), shape.hidden,
+                  shape.hidden, &of(kGateUp)->largest, gate_up8, &of(kGateUp)->scale, stream());
+    quantize_e4m3(problem_.dtype, down_, shape.experts * shape.hidden, shape.intermediate,
+                  shape.intermediate, &of(kDown)->largest, down8, &of(kDown)->scale, stream());
   }
 
   void quantize(Context& context, const char* op, Tensor tensor, const void* data,
@@ -188,7 +208,7 @@ class GroupedFp8 final : public CudaLevel {
   /// c[segment] = a[segment] · w[expert]^T; a and w e4m3.
   void multiply(Context& context, const char* op, Matmul& gemm, const std::int32_t* offsets,
                 const std::byte* a, const std::byte* w, std::byte* c) {
-    for (std::int64_t expert = 0; expert < problem_.shape.experts; ++expert) {
+    for (std::int64_t expert = 0; expert < routed_.experts; ++expert) {
       const std::int64_t first = offsets[expert];
       const std::int64_t rows = offsets[expert + 1] - first;
       if (rows == 0) continue;
@@ -201,12 +221,14 @@ class GroupedFp8 final : public CudaLevel {
   }
 
   Fp8Weights kind_;
-  DeviceBuffer packed_;            // [E,2·I,H]; converted only
+  DeviceBuffer packed_;            // [E',M·I,H]; converted only
+  DeviceBuffer packed_down_;       // [E',H,I] with a shared expert; converted only
+  const void* down_ = nullptr;     // [E',H,I]
   DeviceBuffer gate_up8_, down8_;  // stored only
   DeviceBuffer scaling_;           // [kTensors]
   std::unique_ptr<LayerKernels> kernels_;
-  std::optional<Matmul> gate_up_;
-  std::optional<Matmul> down_;
+  std::optional<Matmul> gate_up_gemm_;
+  std::optional<Matmul> down_gemm_;
 };
 
 }  // namespace

@@ -24,9 +24,8 @@
 #include "cuda/graph.h"
 #include "cuda/level_base.h"
 #include "cuda/ops/grouped_gemm_mma.h"
-#include "cuda/ops/permute.h"
 #include "cuda/ops/routed_buffers.h"
-#include "cuda/ops/swiglu.h"
+#include "cuda/ops/routed_steps.h"
 
 namespace moe::cuda {
 namespace {
@@ -36,32 +35,36 @@ constexpr std::size_t kMostGraphs = 16;
 
 class Graphs final : public CudaLevel {
  public:
-  [[nodiscard]] Features features() const override { return {.routers = true}; }
+  [[nodiscard]] Features features() const override { return Features::all(); }
   [[nodiscard]] MemoryNeeds memory(const Problem& problem,
                                    const ExecutionOptions& execution) const override {
     ArenaPlan plan;
-    static_cast<void>(carve_routed_buffers(plan, problem, device_of(execution).facts()));
+    static_cast<void>(carve(plan, problem, device_of(execution).facts()));
     return {.workspace = plan.bytes(),
-            .prepared = kBasePrepared + gate_up_bytes(problem) + kMostGraphs * kGraphBytes};
+            .prepared = kBasePrepared + gate_up_bytes(problem) +
+                        shared_down_bytes(problem, StoredWidths::of(problem)) +
+                        kMostGraphs * kGraphBytes};
   }
 
   void prepare(const Problem& problem, const Weights& weights,
                const ExecutionOptions& execution) override {
     keep(problem, weights, execution);
     launch_ = execution.launch == Launch::kEager ? Launch::kEager : Launch::kGraph;
+    steps_ = RoutedSteps(problem, weights);
     packed_ = pack_gate_up(problem, weights, stream());
+    shared_down_ = pack_shared_down(problem, weights, StoredWidths::of(problem), stream());
     recorder_.emplace(unsigned{cudaStreamNonBlocking});
     graphs_.reserve(kMostGraphs);
   }
 
   void forward(Context& context, const TensorView& x, const TensorView& y) override {
-    const RoutedBuffers b = carve_routed_buffers(context.arena, problem_, device_->facts());
+    const RoutedBuffers b = carve(context.arena, problem_, device_->facts());
     // A caller who records a graph of its own gets these kernels in it.
     if (launch_ == Launch::kEager || is_capturing(stream())) {
-      queue(&context, x, y, b, stream());
+      queue(&context, context.routes, x, y, b, stream());
       return;
     }
-    const Recorded& graph = recorded(x, y, b);
+    const Recorded& graph = recorded(context.routes, x, y, b);
     graph.exec.launch(stream());
     context.record("replay", y.bytes(), [&] {
       return fmt::format("graph of {} nodes for {} rows, {}", graph.exec.nodes(), x.dim(0),
@@ -79,21 +82,35 @@ class Graphs final : public CudaLevel {
   /// Device memory of one instantiated graph of a dozen nodes, with room to spare.
   static constexpr std::uint64_t kGraphBytes = std::uint64_t{256} << 10;
 
-  struct Recorded {
+  /// What a graph is of.
+  struct Operands {
     const void* x = nullptr;
     void* y = nullptr;
     std::int64_t tokens = 0;
+    const void* experts = nullptr;  // of given routes, like the weights
+    const void* weights = nullptr;
+    bool operator==(const Operands&) const = default;
+  };
+  struct Recorded {
+    Operands of;
     std::uint64_t last_use = 0;
     GraphExec exec;
   };
 
+  template <class Memory>
+  static RoutedBuffers carve(Memory& memory, const Problem& problem, const DeviceFacts& facts) {
+    return carve_routed_buffers(memory, problem, facts, StoredWidths::of(problem));
+  }
+  [[nodiscard]] std::int64_t gate_up_columns() const {
+    return matrices_before_activation(problem_) * problem_.shape.intermediate;
+  }
+
   [[nodiscard]] GroupedGemmTile tile_for(std::int64_t tokens, std::int64_t n) const {
-    const Shape& shape = problem_.shape;
-    return choose_grouped_gemm_tile(problem_.dtype, tokens * shape.top_k, shape.experts, n,
+    return choose_grouped_gemm_tile(problem_.dtype, tokens * routed_.top_k, routed_.experts, n,
                                     device_->facts().multiprocessors);
   }
   [[nodiscard]] std::string describe_tiles(std::int64_t tokens) const {
-    const GroupedGemmTile gate_up = tile_for(tokens, 2 * problem_.shape.intermediate);
+    const GroupedGemmTile gate_up = tile_for(tokens, gate_up_columns());
     const GroupedGemmTile down = tile_for(tokens, problem_.shape.hidden);
     return fmt::format("gate|up in tiles of {} rows x {} columns, down {} x {}", gate_up.rows,
                        gate_up.columns, down.rows, down.columns);
@@ -101,31 +118,32 @@ class Graphs final : public CudaLevel {
 
   /// The graph of these addresses and rows: one that is there, else a new one, which takes the place
   /// of the one unused for longest when there are kMostGraphs.
-  const Recorded& recorded(const TensorView& x, const TensorView& y, const RoutedBuffers& b) {
-    const auto known = std::find_if(graphs_.begin(), graphs_.end(), [&](const Recorded& graph) {
-      return graph.x == x.data && graph.y == y.data && graph.tokens == x.dim(0);
-    });
+  const Recorded& recorded(const Routes& routes, const TensorView& x, const TensorView& y,
+                           const RoutedBuffers& b) {
+    const Operands of{x.data, y.data, x.dim(0), routes.experts, routes.weights};
+    const auto known = std::find_if(graphs_.begin(), graphs_.end(),
+                                    [&](const Recorded& graph) { return graph.of == of; });
     ++uses_;
     if (known != graphs_.end()) {
       known->last_use = uses_;
       return *known;
     }
-    const auto queue_all = [&] { queue(nullptr, x, y, b, recorder_->get()); };
+    const auto queue_all = [&] { queue(nullptr, routes, x, y, b, recorder_->get()); };
     if (graphs_.size() < kMostGraphs) {
-      graphs_.push_back({x.data, y.data, x.dim(0), uses_, GraphExec(recorder_->get(), queue_all)});
+      graphs_.push_back({of, uses_, GraphExec(recorder_->get(), queue_all)});
       return graphs_.back();
     }
     Recorded& oldest = *std::min_element(
         graphs_.begin(), graphs_.end(),
         [](const Recorded& a, const Recorded& c) { return a.last_use < c.last_use; });
-    oldest = {x.data, y.data, x.dim(0), uses_, GraphExec(recorder_->get(), queue_all)};
+    oldest = {of, uses_, GraphExec(recorder_->get(), queue_all)};
     return oldest;
   }
 
   /// All kernels of a forward, in order. `context` is null while they are being recorded.
-  void queue(Context* context, const TensorView& x, const TensorView& y, const RoutedBuffers& b,
-             cudaStream_t on) {
-    const Shape& shape = problem_.shape;
+  void queue(Context* context, const Routes& routes, const TensorView& x, const TensorView& y,
+             const RoutedBuffers& b, cudaStream_t on) {
+    const Shape& shape = routed_;
     const std::int64_t tokens = x.dim(0);
     const std::int64_t rows = tokens * shape.top_k;
     const std::int64_t intermediate = shape.intermediate;
@@ -133,13 +151,12 @@ class Graphs final : public CudaLevel {
       if (context != nullptr) context->record(op, bytes, detail);
     };
 
-    router_product(x, 0, tokens, b.logits, on);
-    choose(tokens, {b.logits, b.topk_idx, b.topk_weights, b.permutation}, on);
+    const Routing routing = routing_of(b);
+    choose(router_products(routes, x, 0, tokens, routing, on), tokens, routing, on);
     record("route", static_cast<std::uint64_t>(rows) * 12, [&] {
       return fmt::format("{} tokens, top {} of {}", tokens, shape.top_k, shape.experts);
     });
-    permute_rows(x.data, b.permutation.dst_row, tokens, shape.top_k,
-                 static_cast<std::int64_t>(element_bytes(shape.hidden)), b.rows, on);
+    steps_.permute(x.data, tokens, b, on);
     record("permute", element_bytes(rows * shape.hidden),
            [&] { return fmt::format("{} rows by expert", rows); });
 
@@ -147,11 +164,11 @@ class Graphs final : public CudaLevel {
                      .a_stride = shape.hidden,
                      .w = packed_.data(),
                      .c = b.gate_up,
-                     .c_stride = 2 * intermediate,
+                     .c_stride = gate_up_columns(),
                      .expert_offsets = b.permutation.expert_offsets,
                      .experts = shape.experts,
                      .rows = rows,
-                     .n = 2 * intermediate,
+                     .n = gate_up_columns(),
                      .k = shape.hidden,
                      .weights_first = true};  // the kernel before copies rows
     const auto multiply = [&] {
@@ -163,25 +180,28 @@ class Graphs final : public CudaLevel {
       });
     };
     multiply();
-    swiglu_rows(problem_.dtype, b.gate_up, rows, intermediate, b.gate_up, 2 * intermediate, on);
-    record("swiglu", element_bytes(rows * intermediate),
+    steps_.activate(b, 0, rows, on);
+    record("activation", element_bytes(rows * intermediate),
            [&] { return fmt::format("{} rows x {} columns", rows, intermediate); });
     gemm.a = b.gate_up;
-    gemm.a_stride = 2 * intermediate;
+    gemm.a_stride = gate_up_columns();
     gemm.w = weights_.down.data;
+    gemm.shared_w = shared_down_.data();
+    gemm.shared_first = problem_.shape.experts;
     gemm.c = b.rows;
     gemm.c_stride = shape.hidden;
     gemm.n = shape.hidden;
     gemm.k = intermediate;
     multiply();
-    unpermute_rows(problem_.dtype, b.rows, b.permutation.dst_row, b.topk_weights, tokens,
-                   shape.top_k, shape.hidden, y.data, on);
+    steps_.combine(b, tokens, y.data, on);
     record("unpermute", y.bytes(),
            [&] { return fmt::format("{} tokens, weighted sum of {} rows", tokens, shape.top_k); });
   }
 
   Launch launch_ = Launch::kGraph;
-  DeviceBuffer packed_;             // [E,2·I,H]
+  RoutedSteps steps_;
+  DeviceBuffer packed_;             // [E',M·I,H]
+  DeviceBuffer shared_down_;        // [P,H,I]
   std::optional<Stream> recorder_;  // kernels are only recorded on it, never run
   std::vector<Recorded> graphs_;
   std::uint64_t uses_ = 0;

@@ -50,6 +50,7 @@ class Lap {
 
 class Compiled final : public GroupedLevel {
  public:
+  [[nodiscard]] Features features() const override { return Features::all(); }
   [[nodiscard]] std::string unsupported(const Problem& problem,
                                         const ExecutionOptions& execution) const override {
     const std::string reason = CudaLevel::unsupported(problem, execution);
@@ -63,7 +64,7 @@ class Compiled final : public GroupedLevel {
     Lap lap;
     const std::uint64_t compiled_before = nvrtc_compilations();
     std::unique_ptr<LayerKernels> kernels =
-        make_specialised_kernels(problem, device_->facts(), execution.tune_cache);
+        make_specialised_kernels(problem, device_->facts(), execution.tune_cache, weights);
     start_.kernels = lap.next();
     keep_experts(std::move(kernels), ExpertGemms::kMostStreams,
                  std::min(execution.threads, ExpertGemms::kMostLaunchers));
@@ -120,7 +121,7 @@ void Compiled::choose(const ExecutionOptions& execution) {
   if (enough) {
     choices_ = stored_->choices;
   } else {
-    choices_ = stored_ ? stored_->choices : default_choices(problem_.shape);
+    choices_ = stored_ ? stored_->choices : default_choices(routed_);
     if (execution.tune_seconds > 0) {
       const bool complete = tune_experts({.gemms = &*gemms_,
                                           .kernels = kernels_.get(),
@@ -174,7 +175,7 @@ std::string describe(const ExpertChoice& choice) {
 std::vector<TunedChoice> Compiled::tuned() const {
   std::vector<TunedChoice> all;
   for (const ExpertChoice& choice : choices_) {
-    const ExpertChoice standard{.load = choice.load, .schedule = default_schedule(problem_.shape)};
+    const ExpertChoice standard{.load = choice.load, .schedule = default_schedule(routed_)};
     all.push_back({.tokens = choice.load.tokens,
                    .chosen = describe(choice),
                    .standard = describe(standard),

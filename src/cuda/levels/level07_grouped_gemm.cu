@@ -17,54 +17,53 @@
 #include "cuda/check.h"
 #include "cuda/level_base.h"
 #include "cuda/ops/grouped_gemm_cutlass.h"
-#include "cuda/ops/permute.h"
 #include "cuda/ops/routed_buffers.h"
-#include "cuda/ops/swiglu.h"
+#include "cuda/ops/routed_steps.h"
 
 namespace moe::cuda {
 namespace {
 
 /// Tensor maps take rows in multiples of 16 bytes. Where H or I is none, weights and rows are padded
 /// with zeros, which add nothing to a product.
-Problem padded(const Problem& problem) {
+StoredWidths padded(const Problem& problem) {
   constexpr std::int64_t kMultiple = 8;
   const auto up = [](std::int64_t size) { return (size + kMultiple - 1) / kMultiple * kMultiple; };
-  Problem wider = problem;
-  wider.shape.hidden = up(problem.shape.hidden);
-  wider.shape.intermediate = up(problem.shape.intermediate);
-  return wider;
+  return {up(problem.shape.hidden), up(problem.shape.intermediate)};
 }
 
 struct Buffers {
-  RoutedBuffers routed;       // of the padded problem
+  RoutedBuffers routed;       // with padded rows
   std::byte* wide = nullptr;  // [T,H'] x, later y; only where H' > H
 };
 
 template <class Memory>
 Buffers carve(Memory& memory, const Problem& problem, const DeviceFacts& facts) {
-  const Problem wider = padded(problem);
+  const StoredWidths wider = padded(problem);
   Buffers b;
-  b.routed = carve_routed_buffers(memory, wider, facts);
-  if (wider.shape.hidden > problem.shape.hidden) {
-    b.wide = memory.template take<std::byte>(problem.shape.tokens * wider.shape.hidden *
+  b.routed = carve_routed_buffers(memory, problem, facts, wider);
+  if (wider.hidden > problem.shape.hidden) {
+    b.wide = memory.template take<std::byte>(problem.shape.tokens * wider.hidden *
                                              static_cast<std::int64_t>(size_of(problem.dtype)));
   }
   return b;
 }
 
-CutlassGemmSpec gate_up_spec(const Shape& shape) {
-  return {.groups = shape.experts,
-          .n = 2 * shape.intermediate,
-          .k = shape.hidden,
-          .a_stride = shape.hidden,
-          .c_stride = 2 * shape.intermediate};
+CutlassGemmSpec gate_up_spec(const Problem& problem) {
+  const StoredWidths wider = padded(problem);
+  const std::int64_t columns = matrices_before_activation(problem) * wider.intermediate;
+  return {.groups = with_shared_slots(problem).experts,
+          .n = columns,
+          .k = wider.hidden,
+          .a_stride = wider.hidden,
+          .c_stride = columns};
 }
-CutlassGemmSpec down_spec(const Shape& shape) {
-  return {.groups = shape.experts,
-          .n = shape.hidden,
-          .k = shape.intermediate,
-          .a_stride = 2 * shape.intermediate,  // act lies in the gate half
-          .c_stride = shape.hidden};
+CutlassGemmSpec down_spec(const Problem& problem) {
+  const StoredWidths wider = padded(problem);
+  return {.groups = with_shared_slots(problem).experts,
+          .n = wider.hidden,
+          .k = wider.intermediate,
+          .a_stride = matrices_before_activation(problem) * wider.intermediate,
+          .c_stride = wider.hidden};
 }
 
 /// A matrix of rows in device memory.
@@ -81,7 +80,7 @@ void copy_rows(const Rows& to, const Rows& from, std::int64_t rows, std::uint64_
 
 class GroupedGemmLevel final : public CudaLevel {
  public:
-  [[nodiscard]] Features features() const override { return {.routers = true}; }
+  [[nodiscard]] Features features() const override { return Features::all(); }
   [[nodiscard]] std::string unsupported(const Problem& problem,
                                         const ExecutionOptions& execution) const override {
     if (problem.dtype != DType::kBF16) {
@@ -92,8 +91,7 @@ class GroupedGemmLevel final : public CudaLevel {
       return fmt::format("its kernels are for sm_90a (Hopper); {} has compute capability {}.{}",
                          facts.name, facts.major, facts.minor);
     }
-    const Shape wider = padded(problem).shape;
-    for (const CutlassGemmSpec& spec : {gate_up_spec(wider), down_spec(wider)}) {
+    for (const CutlassGemmSpec& spec : {gate_up_spec(problem), down_spec(problem)}) {
       if (std::string reason = cutlass_unsupported(spec); !reason.empty()) return reason;
     }
     return CudaLevel::unsupported(problem, execution);
@@ -104,32 +102,33 @@ class GroupedGemmLevel final : public CudaLevel {
     const DeviceFacts& facts = device_of(execution).facts();
     ArenaPlan plan;
     static_cast<void>(carve(plan, problem, facts));
-    const Problem wider = padded(problem);
-    // down is copied only where its rows or its address are no multiples of 16 bytes.
+    const StoredWidths wider = padded(problem);
+    const std::int64_t experts = with_shared_slots(problem).experts;
+    // The routed experts' down is copied only where its rows or its address are no multiples of 16 bytes.
     return {.workspace = plan.bytes(),
-            .prepared = kBasePrepared + gate_up_bytes(wider) + gate_up_bytes(wider) / 2 +
-                        2 * CutlassGemm::device_bytes(problem.shape.experts, facts)};
+            .prepared = kBasePrepared + gate_up_bytes(problem, wider) + down_bytes(problem, wider) +
+                        (problem.expert_bias ? bias_bytes(problem) : 0) +
+                        2 * CutlassGemm::device_bytes(experts, facts)};
   }
 
   void prepare(const Problem& problem, const Weights& weights,
                const ExecutionOptions& execution) override {
     keep(problem, weights, execution);
-    wider_ = padded(problem).shape;
+    wider_ = padded(problem);
     machine_ = {device_->facts().multiprocessors, device_->facts().l2_bytes};
     pack_weights();
-    gate_up_.emplace(gate_up_spec(wider_), device_->facts());
-    down_.emplace(down_spec(wider_), device_->facts());
+    gate_up_.emplace(gate_up_spec(problem), device_->facts());
+    down_.emplace(down_spec(problem), device_->facts());
     device_->synchronise();  // packing is part of prepare's time
   }
 
   void forward(Context& context, const TensorView& x, const TensorView& y) override {
     const Buffers b = carve(context.arena, problem_, device_->facts());
-    const std::int64_t rows = x.dim(0) * problem_.shape.top_k;
-    route(context, x, 0, x.dim(0),
-          {b.routed.logits, b.routed.topk_idx, b.routed.topk_weights, b.routed.permutation});
+    const std::int64_t rows = x.dim(0) * routed_.top_k;
+    route(context, x, 0, x.dim(0), routing_of(b.routed));
     permute(context, x, b);
     multiply(context, "gemm_gate_up", *gate_up_, rows);
-    swiglu(context, rows, b);
+    activate(context, rows, b);
     multiply(context, "gemm_down", *down_, rows);
     combine(context, y, b);
   }
@@ -138,7 +137,7 @@ class GroupedGemmLevel final : public CudaLevel {
 
   [[nodiscard]] std::string plan() const override {
     const Shape& shape = problem_.shape;
-    const std::int64_t rows = shape.routed_rows();
+    const std::int64_t rows = routed_.routed_rows();
     const auto given = static_cast<double>(3 * shape.hidden * shape.intermediate);
     const auto stored = static_cast<double>(3 * wider_.hidden * wider_.intermediate);
     return fmt::format("{}, gate|up in {} tiles, down in {} tiles, weights padded by {:.1f} %, {}",
@@ -156,78 +155,60 @@ class GroupedGemmLevel final : public CudaLevel {
     return pads_hidden() || wider_.intermediate > problem_.shape.intermediate;
   }
 
-  /// gate_up_weights_ [E,2·I',H'], and down as it is or as down_weights_ [E,H',I'].
+  static std::uint64_t bias_bytes(const Problem& problem) {
+    return static_cast<std::uint64_t>(problem.shape.experts * padded(problem).hidden) *
+           sizeof(float);
+  }
+
+  /// gate_up_weights_ [E',M·I',H'], down_weights_ [P,H',I'] or, where the caller's cannot be read as it is,
+  /// [E',H',I'], and the bias of padded rows.
   void pack_weights() {
-    const bool down_is_aligned =
-        reinterpret_cast<std::uintptr_t>(weights_.down.data) % kTensorMapAlignment == 0;
-    down_data_ = weights_.down.data;
-    if (!pads()) {
-      gate_up_weights_ = pack_gate_up(problem_, weights_, stream());
-    } else {
-      pack_padded_gate_up();
+    gate_up_weights_ = pack_gate_up(problem_, weights_, wider_, stream());
+    const bool readable =
+        !pads() && reinterpret_cast<std::uintptr_t>(weights_.down.data) % kTensorMapAlignment == 0;
+    down_weights_ = readable ? pack_shared_down(problem_, weights_, wider_, stream())
+                             : pack_down(problem_, weights_, wider_, stream());
+    operands_.gate_up = {.w = gate_up_weights_.data()};
+    operands_.down = {.w = readable ? weights_.down.data : down_weights_.data()};
+    if (readable) {
+      operands_.down.shared_w = down_weights_.data();
+      operands_.down.shared_first = problem_.shape.experts;
     }
-    if (!pads() && down_is_aligned) return;
-    pack_down();
-    down_data_ = down_weights_.data();
-  }
-
-  void pack_padded_gate_up() {
-    const Shape& shape = problem_.shape;
-    gate_up_weights_ = DeviceBuffer(gate_up_bytes(padded(problem_)));
-    MOE_CUDA_CHECK(cudaMemsetAsync(gate_up_weights_.data(), 0, gate_up_weights_.size(), stream()));
-    const std::uint64_t given = element_bytes(shape.hidden);
-    const std::uint64_t pitch = element_bytes(wider_.hidden);
-    const std::uint64_t half = element_bytes(wider_.intermediate * wider_.hidden);
-    for (std::int64_t expert = 0; expert < shape.experts; ++expert) {
-      auto* to = gate_up_weights_.as<std::byte>() + static_cast<std::uint64_t>(expert) * 2 * half;
-      const std::uint64_t from = element_bytes(expert * shape.intermediate * shape.hidden);
-      copy_rows({to, pitch}, {weights_.gate.as<std::byte>() + from, given}, shape.intermediate,
-                given, stream());
-      copy_rows({to + half, pitch}, {weights_.up.as<std::byte>() + from, given}, shape.intermediate,
-                given, stream());
+    if (problem_.expert_bias && pads_hidden()) {
+      down_bias_ = DeviceBuffer(bias_bytes(problem_));
+      MOE_CUDA_CHECK(cudaMemsetAsync(down_bias_.data(), 0, down_bias_.size(), stream()));
+      const auto bytes = [](std::int64_t columns) {
+        return static_cast<std::uint64_t>(columns) * sizeof(float);
+      };
+      copy_rows({down_bias_.data(), bytes(wider_.hidden)},
+                {weights_.down_bias.data, bytes(problem_.shape.hidden)}, problem_.shape.experts,
+                bytes(problem_.shape.hidden), stream());
     }
-  }
-
-  void pack_down() {
-    const Shape& shape = problem_.shape;
-    const std::uint64_t given = element_bytes(shape.intermediate);
-    const std::uint64_t pitch = element_bytes(wider_.intermediate);
-    const std::uint64_t matrix = element_bytes(wider_.hidden * wider_.intermediate);
-    down_weights_ = DeviceBuffer(static_cast<std::size_t>(shape.experts) * matrix);
-    if (pads()) {
-      MOE_CUDA_CHECK(cudaMemsetAsync(down_weights_.data(), 0, down_weights_.size(), stream()));
-    }
-    for (std::int64_t expert = 0; expert < shape.experts; ++expert) {
-      copy_rows(
-          {down_weights_.as<std::byte>() + static_cast<std::uint64_t>(expert) * matrix, pitch},
-          {weights_.down.as<std::byte>() +
-               element_bytes(expert * shape.hidden * shape.intermediate),
-           given},
-          shape.hidden, given, stream());
-    }
+    steps_ = RoutedSteps(problem_, weights_, wider_, down_bias_.as<const float>());
   }
 
   /// rows[T·K,H'] by expert, and the description of every expert's two products.
   void permute(Context& context, const TensorView& x, const Buffers& b) {
-    const Shape& shape = problem_.shape;
     const std::int64_t tokens = x.dim(0);
     const std::uint64_t row_bytes = element_bytes(wider_.hidden);
-    describe_groups(b.routed.permutation.expert_offsets, *gate_up_,
-                    {b.routed.rows, gate_up_weights_.data(), b.routed.gate_up}, *down_,
-                    {b.routed.gate_up, down_data_, b.routed.rows}, stream());
+    Operands of = operands_;
+    of.gate_up.a = of.down.c = b.routed.rows;
+    of.gate_up.c = b.routed.gate_up;
+    of.down.a = b.routed.gate_up;
+    describe_groups(b.routed.permutation.expert_offsets, *gate_up_, of.gate_up, *down_, of.down,
+                    stream());
     const void* source = x.data;
     if (pads_hidden()) {
-      const std::uint64_t given = element_bytes(shape.hidden);
+      const std::uint64_t given = element_bytes(problem_.shape.hidden);
       MOE_CUDA_CHECK(
           cudaMemsetAsync(b.wide, 0, static_cast<std::size_t>(tokens) * row_bytes, stream()));
       copy_rows({b.wide, row_bytes}, {x.data, given}, tokens, given, stream());
       source = b.wide;
     }
-    permute_rows(source, b.routed.permutation.dst_row, tokens, shape.top_k,
-                 static_cast<std::int64_t>(row_bytes), b.routed.rows, stream());
-    context.record("permute", static_cast<std::uint64_t>(tokens * shape.top_k) * row_bytes, [&] {
-      return fmt::format("{} rows of {} bytes by expert", tokens * shape.top_k, row_bytes);
-    });
+    steps_.permute(source, tokens, b.routed, stream());
+    const std::int64_t rows = tokens * routed_.top_k;
+    context.record("permute", static_cast<std::uint64_t>(rows) * row_bytes,
+                   [&] { return fmt::format("{} rows of {} bytes by expert", rows, row_bytes); });
   }
 
   void multiply(Context& context, const char* op, CutlassGemm& gemm, std::int64_t rows) {
@@ -239,34 +220,38 @@ class GroupedGemmLevel final : public CudaLevel {
     });
   }
 
-  void swiglu(Context& context, std::int64_t rows, const Buffers& b) {
+  void activate(Context& context, std::int64_t rows, const Buffers& b) {
     const std::int64_t intermediate = wider_.intermediate;
-    swiglu_rows(problem_.dtype, b.routed.gate_up, rows, intermediate, b.routed.gate_up,
-                2 * intermediate, stream());
-    context.record("swiglu", element_bytes(rows * intermediate),
+    steps_.activate(b.routed, 0, rows, stream());
+    context.record("activation", element_bytes(rows * intermediate),
                    [&] { return fmt::format("{} rows x {} columns", rows, intermediate); });
   }
 
   void combine(Context& context, const TensorView& y, const Buffers& b) {
-    const Shape& shape = problem_.shape;
     const std::int64_t tokens = y.dim(0);
-    unpermute_rows(problem_.dtype, b.routed.rows, b.routed.permutation.dst_row,
-                   b.routed.topk_weights, tokens, shape.top_k, wider_.hidden,
-                   pads_hidden() ? b.wide : y.data, stream());
+    steps_.combine(b.routed, tokens, pads_hidden() ? b.wide : y.data, stream());
     if (pads_hidden()) {
-      const std::uint64_t given = element_bytes(shape.hidden);
+      const std::uint64_t given = element_bytes(problem_.shape.hidden);
       copy_rows({y.data, given}, {b.wide, element_bytes(wider_.hidden)}, tokens, given, stream());
     }
     context.record("unpermute", y.bytes(), [&] {
-      return fmt::format("{} tokens, weighted sum of {} rows", tokens, shape.top_k);
+      return fmt::format("{} tokens, weighted sum of {} rows", tokens, routed_.top_k);
     });
   }
 
-  Shape wider_;  // H and I padded
+  /// Of both products; rows are set in forward.
+  struct Operands {
+    CutlassGemm::Operands gate_up;
+    CutlassGemm::Operands down;
+  };
+
+  StoredWidths wider_;
   TileMachine machine_;
   DeviceBuffer gate_up_weights_;
-  DeviceBuffer down_weights_;  // empty where the caller's can be read as they are
-  const void* down_data_ = nullptr;
+  DeviceBuffer down_weights_;
+  DeviceBuffer down_bias_;  // [E,H'] where rows are padded
+  Operands operands_;
+  RoutedSteps steps_;
   std::optional<CutlassGemm> gate_up_;
   std::optional<CutlassGemm> down_;
 };

@@ -6,13 +6,15 @@
 #include <nlohmann/json.hpp>
 #include <utility>
 
+#include "core/expert_set.h"
+
 namespace moe::cuda {
 namespace {
 
 using nlohmann::json;
 
 /// Results of other loads, schedules or ways of timing are not comparable: raise it with them.
-constexpr int kRevision = 2;
+constexpr int kRevision = 3;
 constexpr const char* kFormat = "moe-tune-compiled-cuda";
 
 /// Everything that the choices are valid for.
@@ -28,14 +30,16 @@ json key_of(const DeviceFacts& facts, const Problem& problem) {
           {"hidden", shape.hidden},
           {"intermediate", shape.intermediate},
           {"experts", shape.experts},
-          {"top_k", shape.top_k}};
+          {"top_k", shape.top_k},
+          {"block", block_options(problem)}};
 }
 
 std::string file_name(const DeviceFacts& facts, const Problem& problem) {
   const Shape& shape = problem.shape;
   return fmt::format("compiled-sm{}{}-{}-t{}-h{}-i{}-e{}-k{}-{:016x}.json", facts.major,
                      facts.minor, name_of(problem.dtype), shape.tokens, shape.hidden,
-                     shape.intermediate, shape.experts, shape.top_k, hash_of(facts.name));
+                     shape.intermediate, shape.experts, shape.top_k,
+                     hash_of(facts.name + block_options(problem)));
 }
 
 json to_json(const std::optional<MatmulAlgorithm>& algorithm) {
@@ -148,7 +152,7 @@ ExpertChoiceCache::ExpertChoiceCache(const std::string& folder, const DeviceFact
 ExpertChoiceCache::Found ExpertChoiceCache::load() const {
   const CacheDocument::Found found = document_.load(key_of(facts_, problem_));
   if (found.json.empty()) return {std::nullopt, found.refused};
-  const std::vector<ExpertLoad> loads = expert_loads(problem_.shape);
+  const std::vector<ExpertLoad> loads = expert_loads(with_shared_slots(problem_));
   try {
     const json document = json::parse(found.json);
     const json& content = document.at("content");

@@ -1,5 +1,5 @@
 // What level 6 chose for the experts of one layer, and where it is kept: one JSON file per device,
-// driver, library, dtype and shape.
+// driver, library and problem. Shapes here are those of with_shared_slots().
 //
 // A layer of T tokens is called with any number of them. Loads are the numbers of tokens it is tuned
 // for, T and fractions of it; each owns a range of rows per expert around its mean, and the ranges of

@@ -15,17 +15,19 @@ std::string describe(const ExpertSchedule& schedule) {
                      schedule.order == ExpertOrder::kByIndex ? "by index" : "largest first");
 }
 
-ExpertGemms::ExpertGemms(CublasLt& library, const Problem& problem, const void* packed_gate_up,
-                         const void* down, int streams, int launchers)
+ExpertGemms::ExpertGemms(CublasLt& library, const Problem& problem, const Matrices& matrices,
+                         int streams, int launchers)
     : problem_(problem),
-      packed_gate_up_(static_cast<const std::byte*>(packed_gate_up)),
-      packed_down_(static_cast<const std::byte*>(down)),
+      experts_(with_shared_slots(problem).experts),
+      matrices_(matrices),
       forked_(cudaEventDisableTiming) {
   MOE_INTERNAL_CHECK(1 <= streams && streams <= kMostStreams, "{} streams, not 1 to {}", streams,
                      kMostStreams);
   MOE_INTERNAL_CHECK(1 <= launchers && launchers <= std::min(streams, kMostLaunchers),
                      "{} launchers for {} streams", launchers, streams);
-  const MatmulSpec gate_up{.n = 2 * problem.shape.intermediate,
+  const std::int64_t gate_up_columns =
+      matrices_before_activation(problem) * problem.shape.intermediate;
+  const MatmulSpec gate_up{.n = gate_up_columns,
                            .k = problem.shape.hidden,
                            .in = problem.dtype,
                            .out = problem.dtype,
@@ -34,7 +36,7 @@ ExpertGemms::ExpertGemms(CublasLt& library, const Problem& problem, const void* 
                              .k = problem.shape.intermediate,
                              .in = problem.dtype,
                              .out = problem.dtype,
-                             .a_stride = 2 * problem.shape.intermediate,
+                             .a_stride = gate_up_columns,
                              .lanes = streams};
   for (int launcher = 0; launcher < launchers; ++launcher) {
     products_.push_back({Matmul(library, gate_up), Matmul(library, down_spec)});
@@ -49,13 +51,14 @@ ExpertGemms::ExpertGemms(CublasLt& library, const Problem& problem, const void* 
     side_.emplace_back(unsigned{cudaStreamNonBlocking});
     done_.emplace_back(unsigned{cudaEventDisableTiming});
   }
-  segments_.reserve(static_cast<std::size_t>(problem.shape.experts));
+  segments_.reserve(static_cast<std::size_t>(experts_));
   lane_rows_.resize(static_cast<std::size_t>(streams));
 }
 
 void ExpertGemms::choose_up_to(std::int64_t tokens) {
-  gate_up().choose_up_to(tokens);
-  down().choose_up_to(tokens);
+  const std::int64_t rows = most_rows_of_expert(problem_, tokens);
+  gate_up().choose_up_to(rows);
+  down().choose_up_to(rows);
   share_choices();
 }
 
@@ -68,7 +71,7 @@ void ExpertGemms::share_choices() {
 
 void ExpertGemms::assign(const ExpertSchedule& schedule, const std::int32_t* offsets) {
   segments_.clear();
-  for (std::int32_t expert = 0; expert < problem_.shape.experts; ++expert) {
+  for (std::int32_t expert = 0; expert < experts_; ++expert) {
     const std::int32_t rows = offsets[expert + 1] - offsets[expert];
     if (rows > 0) segments_.push_back({expert, offsets[expert], rows, 0});
   }
@@ -113,9 +116,10 @@ void ExpertGemms::multiply_gate_up(Products& products, const Segment& segment,
                                    const RoutedBuffers& b, cudaStream_t stream, Context* context) {
   const std::int64_t n = products.gate_up.n();
   const std::int64_t k = products.gate_up.k();
-  products.gate_up.run(b.rows + bytes(segment.first * k),
-                       packed_gate_up_ + bytes(segment.expert * n * k),
-                       b.gate_up + bytes(segment.first * n), segment.rows, stream, 1, segment.lane);
+  products.gate_up.run(
+      b.rows + bytes(segment.first * k),
+      static_cast<const std::byte*>(matrices_.gate_up) + bytes(segment.expert * n * k),
+      b.gate_up + bytes(segment.first * n), segment.rows, stream, 1, segment.lane);
   if (context == nullptr) return;
   context->record("gemm_gate_up", static_cast<std::uint64_t>(bytes(segment.rows * n)), [&] {
     return fmt::format("expert {} m={} n={} k={}, stream {}", segment.expert, segment.rows, n, k,
@@ -127,9 +131,12 @@ void ExpertGemms::multiply_down(Products& products, const Segment& segment, cons
                                 cudaStream_t stream, Context* context) {
   const std::int64_t n = products.down.n();
   const std::int64_t k = products.down.k();
-  products.down.run(b.gate_up + bytes(segment.first * 2 * k),
-                    packed_down_ + bytes(segment.expert * n * k), b.rows + bytes(segment.first * n),
-                    segment.rows, stream, 1, segment.lane);
+  const std::int64_t part = segment.expert - problem_.shape.experts;
+  const auto* const matrix =
+      static_cast<const std::byte*>(part < 0 ? matrices_.down : matrices_.shared_down) +
+      bytes((part < 0 ? segment.expert : part) * n * k);
+  products.down.run(b.gate_up + bytes(segment.first * products.gate_up.n()), matrix,
+                    b.rows + bytes(segment.first * n), segment.rows, stream, 1, segment.lane);
   if (context == nullptr) return;
   context->record("gemm_down", static_cast<std::uint64_t>(bytes(segment.rows * n)), [&] {
     return fmt::format("expert {} m={} n={} k={}, stream {}", segment.expert, segment.rows, n, k,
@@ -141,11 +148,11 @@ void ExpertGemms::run(const ExpertSchedule& schedule, const std::int32_t* offset
                       const RoutedBuffers& b, LayerKernels& kernels, cudaStream_t stream,
                       Context* context) {
   const std::int64_t intermediate = problem_.shape.intermediate;
-  const std::int64_t routed = offsets[problem_.shape.experts];
-  const auto swiglu = [&](std::int64_t first, std::int64_t rows, cudaStream_t on) {
-    kernels.swiglu(b.gate_up + bytes(first * 2 * intermediate), rows, on);
+  const std::int64_t routed = offsets[experts_];
+  const auto activate = [&](std::int64_t first, std::int64_t rows, cudaStream_t on) {
+    kernels.activate(b, first, rows, on);
     if (context == nullptr) return;
-    context->record("swiglu", static_cast<std::uint64_t>(bytes(rows * intermediate)),
+    context->record("activation", static_cast<std::uint64_t>(bytes(rows * intermediate)),
                     [&] { return fmt::format("{} rows x {} columns", rows, intermediate); });
   };
   assign(schedule, offsets);
@@ -168,7 +175,7 @@ void ExpertGemms::run(const ExpertSchedule& schedule, const std::int32_t* offset
   if (schedule.pipeline == Pipeline::kChains) {
     launch([&](Products& products, const Segment& segment, cudaStream_t on) {
       multiply_gate_up(products, segment, b, on, context);
-      swiglu(segment.first, segment.rows, on);
+      activate(segment.first, segment.rows, on);
       multiply_down(products, segment, b, on, context);
     });
     join(schedule, stream);
@@ -178,7 +185,7 @@ void ExpertGemms::run(const ExpertSchedule& schedule, const std::int32_t* offset
     multiply_gate_up(products, segment, b, on, context);
   });
   join(schedule, stream);
-  swiglu(0, routed, stream);
+  if (routed > 0) activate(0, routed, stream);
   fork(schedule, stream);
   launch([&](Products& products, const Segment& segment, cudaStream_t on) {
     multiply_down(products, segment, b, on, context);

@@ -1,6 +1,6 @@
 // The experts of a layer as GEMMs of the library, one expert after another or several at once.
 //
-//   rows[T·K,H] ─gate|up─▶ gate_up[T·K,2·I] ─SwiGLU─▶ act (its gate half) ─down─▶ rows[T·K,H]
+//   rows[T·K,H] ─gate|up─▶ gate_up[T·K,2·I] ─activation─▶ act (its first half) ─down─▶ rows[T·K,H]
 //
 // One GEMM of an expert fills the device only when the expert has many rows; GEMMs of different
 // experts share nothing but memory, so they can fill it together, in several streams.
@@ -24,8 +24,8 @@
 namespace moe::cuda {
 
 enum class Pipeline : std::uint8_t {
-  kPhases,  ///< gate|up of all experts, one SwiGLU over all rows, down of all experts
-  kChains,  ///< gate|up, SwiGLU and down of an expert follow one another in its stream
+  kPhases,  ///< gate|up of all experts, one activation over all rows, down of all experts
+  kChains,  ///< gate|up, activation and down of an expert follow one another in its stream
 };
 enum class ExpertOrder : std::uint8_t { kByIndex, kLargestFirst };
 
@@ -47,16 +47,22 @@ class ExpertGemms {
   static constexpr int kMostStreams = 8;
   static constexpr int kMostLaunchers = 4;
 
-  /// `packed_gate_up` [E,2·I,H] and `down` [E,H,I] outlive it. `streams` and `launchers`: the most
+  /// In device memory, outliving it; E', P and M as in routed_buffers.h.
+  struct Matrices {
+    const void* gate_up = nullptr;      // [E',M·I,H]
+    const void* down = nullptr;         // [E,H,I]
+    const void* shared_down = nullptr;  // [P,H,I]
+  };
+  /// `streams` and `launchers`: the most
   /// that schedules will ask for; the library's workspace is divided by the former. Works on the
   /// device that is current.
-  ExpertGemms(CublasLt& library, const Problem& problem, const void* packed_gate_up,
-              const void* down, int streams, int launchers = 1);
+  ExpertGemms(CublasLt& library, const Problem& problem, const Matrices& matrices, int streams,
+              int launchers = 1);
 
   /// What run() queues comes after what `stream` holds now. Once before each run(), as soon as the
   /// rows are queued: the host has time for it then.
   void fork(const ExpertSchedule& schedule, cudaStream_t stream);
-  /// Queues all experts; what is queued on `stream` next comes after them. offsets[E+1] is on the
+  /// Queues all experts; what is queued on `stream` next comes after them. offsets[E'+1] is on the
   /// host.
   void run(const ExpertSchedule& schedule, const std::int32_t* offsets, const RoutedBuffers& b,
            LayerKernels& kernels, cudaStream_t stream, Context* context);
@@ -67,7 +73,7 @@ class ExpertGemms {
   void share_choices();
   [[nodiscard]] int streams() const { return static_cast<int>(lane_rows_.size()); }
   [[nodiscard]] int launchers() const { return static_cast<int>(products_.size()); }
-  /// Asks the library for its choices up to `tokens` rows, so that run() decides nothing.
+  /// Asks the library for its choices for forwards of up to `tokens`, so that run() decides nothing.
   void choose_up_to(std::int64_t tokens);
 
  private:
@@ -97,8 +103,8 @@ class ExpertGemms {
   }
 
   Problem problem_;
-  const std::byte* packed_gate_up_;
-  const std::byte* packed_down_;
+  std::int64_t experts_;  // E'
+  Matrices matrices_;
   std::vector<Products> products_;  // by launcher
   std::deque<Stream> side_;         // lane 0 is the caller's stream
   std::deque<Event> done_;

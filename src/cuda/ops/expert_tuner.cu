@@ -16,14 +16,23 @@ namespace {
 using Clock = std::chrono::steady_clock;
 
 std::uint64_t rows_bytes(const Problem& problem) {
-  return static_cast<std::uint64_t>(problem.shape.routed_rows() * problem.shape.hidden) *
+  return static_cast<std::uint64_t>(with_shared_slots(problem).routed_rows() *
+                                    problem.shape.hidden) *
+         size_of(problem.dtype);
+}
+std::uint64_t gate_up_rows_bytes(const Problem& problem) {
+  return static_cast<std::uint64_t>(with_shared_slots(problem).routed_rows() *
+                                    matrices_before_activation(problem) *
+                                    problem.shape.intermediate) *
          size_of(problem.dtype);
 }
 
-/// expert_offsets[E+1] of `tokens` tokens that choose uniformly; the same in every run.
-std::vector<std::int32_t> uniform_offsets(const Shape& shape, std::int64_t tokens) {
+/// expert_offsets[E'+1] of `tokens` tokens that choose uniformly; the same in every run.
+std::vector<std::int32_t> uniform_offsets(const Problem& problem, std::int64_t tokens) {
   constexpr std::uint64_t kSeed = 0x7475'6e65;
-  std::vector<std::int32_t> offsets(static_cast<std::size_t>(shape.experts) + 1);
+  const Shape& shape = problem.shape;
+  std::vector<std::int32_t> offsets(static_cast<std::size_t>(with_shared_slots(problem).experts) +
+                                    1);
   std::vector<std::int32_t> experts(static_cast<std::size_t>(shape.experts));
   std::iota(experts.begin(), experts.end(), 0);
   std::uint64_t draw = 0;
@@ -35,6 +44,9 @@ std::vector<std::int32_t> uniform_offsets(const Shape& shape, std::int64_t token
       std::swap(experts[static_cast<std::size_t>(slot)], experts[other]);
       ++offsets[static_cast<std::size_t>(experts[static_cast<std::size_t>(slot)]) + 1];
     }
+  }
+  for (std::size_t shared = experts.size() + 1; shared < offsets.size(); ++shared) {
+    offsets[shared] = static_cast<std::int32_t>(tokens);
   }
   std::partial_sum(offsets.begin(), offsets.end(), offsets.begin());
   return offsets;
@@ -60,10 +72,15 @@ class LoadTuner {
       : experts_(experts),
         tokens_(tokens),
         deadline_(deadline),
-        offsets_(uniform_offsets(experts.problem.shape, tokens)),
+        offsets_(uniform_offsets(experts.problem, tokens)),
         memory_(tuning_bytes(experts.problem)) {
     buffers_.rows = memory_.as<std::byte>();
     buffers_.gate_up = buffers_.rows + round_up(rows_bytes(experts.problem), kArenaAlignment);
+    buffers_.permutation.expert_offsets = reinterpret_cast<std::int32_t*>(
+        buffers_.gate_up + round_up(gate_up_rows_bytes(experts.problem), kArenaAlignment));
+    MOE_CUDA_CHECK(cudaMemcpyAsync(buffers_.permutation.expert_offsets, offsets_.data(),
+                                   offsets_.size() * sizeof(offsets_[0]), cudaMemcpyHostToDevice,
+                                   experts.stream));
   }
 
   /// The fastest candidate. All of them meet in every round, so that a change of clocks meets all;
@@ -161,7 +178,7 @@ class LoadTuner {
   Clock::time_point deadline_;
   std::vector<std::int32_t> offsets_;
   DeviceBuffer memory_;
-  RoutedBuffers buffers_;  // rows and gate_up only
+  RoutedBuffers buffers_;  // rows, gate_up and expert_offsets only
   std::optional<ExpertChoice> applied_;
   Event start_;
   Event end_;
@@ -231,14 +248,13 @@ std::string apply_choices(const std::vector<ExpertChoice>& choices, ExpertGemms&
 }
 
 std::uint64_t tuning_bytes(const Problem& problem) {
-  const auto gate_up =
-      static_cast<std::uint64_t>(problem.shape.routed_rows() * 2 * problem.shape.intermediate) *
-      size_of(problem.dtype);
-  return round_up(rows_bytes(problem), kArenaAlignment) + gate_up;
+  return round_up(rows_bytes(problem), kArenaAlignment) +
+         round_up(gate_up_rows_bytes(problem), kArenaAlignment) +
+         static_cast<std::uint64_t>(with_shared_slots(problem).experts + 1) * sizeof(std::int32_t);
 }
 
 bool tune_experts(const TunedExperts& experts, double seconds, std::vector<ExpertChoice>& choices) {
-  const Shape& shape = experts.problem.shape;
+  const Shape shape = with_shared_slots(experts.problem);
   const Clock::time_point start = Clock::now();
   const auto spent = [&] { return std::chrono::duration<double>(Clock::now() - start).count(); };
   bool complete = true;

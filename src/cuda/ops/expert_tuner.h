@@ -31,7 +31,8 @@ struct TunedExperts {
   cudaStream_t stream = nullptr;
   const std::atomic<bool>* cancel = nullptr;  ///< where it is set, time is over; may be null
 };
-/// Bytes of device memory that tune_experts() allocates and frees: rows and gate_up of RoutedBuffers.
+/// Bytes of device memory that tune_experts() allocates and frees: rows, gate_up and expert_offsets of
+/// RoutedBuffers.
 [[nodiscard]] std::uint64_t tuning_bytes(const Problem& problem);
 
 /// Times every load of `choices` within about `seconds`; loads that time does not reach keep what

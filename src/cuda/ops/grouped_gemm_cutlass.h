@@ -46,6 +46,9 @@ class CutlassGemm {
     const void* a = nullptr;
     const void* w = nullptr;
     void* c = nullptr;
+    /// Groups from `shared_first` on have their matrices here instead.
+    const void* shared_w = nullptr;
+    std::int64_t shared_first = INT64_MAX;
   };
   /// Multiplies what the last describe_groups() said, which was queued on the same stream.
   void run(CutlassTile tile, cudaStream_t stream);

@@ -126,11 +126,14 @@ __global__ void __launch_bounds__(kDescribeThreads)
   const std::int64_t row = offsets[group];
   const int rows = offsets[group + 1] - static_cast<int>(row);
   const auto* const a = static_cast<const cutlass::bfloat16_t*>(source.operands.a);
-  const auto* const w = static_cast<const cutlass::bfloat16_t*>(source.operands.w);
+  const bool shared = group >= source.operands.shared_first;
+  const auto* const w = static_cast<const cutlass::bfloat16_t*>(shared ? source.operands.shared_w
+                                                                       : source.operands.w);
+  const std::int64_t matrix = shared ? group - source.operands.shared_first : group;
   auto* const c = static_cast<cutlass::bfloat16_t*>(source.operands.c);
   const GroupArrays& to = source.to;
   to.sizes[group] = cute::make_shape(static_cast<int>(spec.n), rows, static_cast<int>(spec.k));
-  to.w[group] = w + group * spec.n * spec.k;
+  to.w[group] = w + matrix * spec.n * spec.k;
   to.a[group] = a + row * spec.a_stride;
   to.c[group] = c + row * spec.c_stride;
   cute::get<0>(to.w_stride[group]) = spec.k;

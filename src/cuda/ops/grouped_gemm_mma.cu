@@ -60,6 +60,14 @@ using Tile32Narrow = MmaTile<32, 32, 128, 6, 2, WarpGrid{1, 1, 4}>;
 using Tile16 = MmaTile<16, 64, 128, 5, 2, WarpGrid{1, 1, 4}>;
 using Tile16Narrow = MmaTile<16, 32, 128, 8, 2, WarpGrid{1, 1, 4}>;
 
+/// The matrix [n,k] of an expert.
+template <class Element>
+__device__ __forceinline__ const Element* weights_of(const GroupedGemm& gemm, int expert) {
+  const bool shared = expert >= gemm.shared_first;
+  const std::int64_t matrix = shared ? expert - gemm.shared_first : expert;
+  return static_cast<const Element*>(shared ? gemm.shared_w : gemm.w) + matrix * gemm.n * gemm.k;
+}
+
 /// Where a 16-byte chunk of a stage's row lies. Eight rows that ldmatrix reads at one chunk would
 /// meet in the same banks; the exclusive or deals them out over eight.
 template <class Tile>
@@ -212,8 +220,7 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
   if (tile.expert < 0) return;
   const std::int64_t column = static_cast<std::int64_t>(tile.column_tile) * Tile::kColumns;
   const auto columns = static_cast<int>(min(gemm.n - column, std::int64_t{Tile::kColumns}));
-  const auto* const w =
-      static_cast<const __nv_bfloat16*>(gemm.w) + (tile.expert * gemm.n + column) * gemm.k;
+  const auto* const w = weights_of<__nv_bfloat16>(gemm, tile.expert) + column * gemm.k;
   const auto* const a = static_cast<const __nv_bfloat16*>(gemm.a) + tile.first * gemm.a_stride;
 
   const auto stage_at = [&](int step) {
@@ -286,8 +293,7 @@ __global__ void __launch_bounds__(Tile::kThreads)
   if (tile.expert < 0) return;
   const std::int64_t column = static_cast<std::int64_t>(tile.column_tile) * Tile::kColumns;
   const auto columns = static_cast<int>(min(gemm.n - column, std::int64_t{Tile::kColumns}));
-  const float* const w =
-      static_cast<const float*>(gemm.w) + (tile.expert * gemm.n + column) * gemm.k;
+  const float* const w = weights_of<float>(gemm, tile.expert) + column * gemm.k;
   const float* const a = static_cast<const float*>(gemm.a) + tile.first * gemm.a_stride;
 
   // Loading: thread (row of 16, depth). Multiplying: thread (rows from down · kDown, columns from
@@ -370,7 +376,7 @@ void launch_grouped(const char* name, Kernel kernel, const GroupedGemm& gemm,
 template <class Tile>
 void launch(const GroupedGemm& gemm, cudaStream_t stream) {
   if constexpr (requires { Tile::kStages; }) {
-    const bool aligned = in_widest_vectors(gemm.k * 2, {gemm.a, gemm.w, gemm.c}) &&
+    const bool aligned = in_widest_vectors(gemm.k * 2, {gemm.a, gemm.w, gemm.shared_w, gemm.c}) &&
                          gemm.a_stride % 8 == 0 && gemm.c_stride % 8 == 0 && gemm.n % 8 == 0;
     const auto kernel =
         aligned ? grouped_gemm_mma_kernel<Tile, true> : grouped_gemm_mma_kernel<Tile, false>;

@@ -20,9 +20,12 @@ struct GroupedGemm {
   const void* a = nullptr;  ///< [rows, k]
   std::int64_t a_stride = 0;
   const void* w = nullptr;  ///< [experts, n, k], contiguous
-  void* c = nullptr;        ///< [rows, n]
+  /// Experts from `shared_first` on have theirs at shared_w [experts - shared_first, n, k] instead.
+  const void* shared_w = nullptr;
+  std::int64_t shared_first = INT64_MAX;
+  void* c = nullptr;  ///< [rows, n]
   std::int64_t c_stride = 0;
-  const std::int32_t* expert_offsets = nullptr;  ///< [experts + 1], ends with `rows`
+  const std::int32_t* expert_offsets = nullptr;  ///< [experts + 1], ends with `rows` or less
   std::int64_t experts = 0;
   std::int64_t rows = 0;
   std::int64_t n = 0;

@@ -10,8 +10,8 @@
 #include "cuda/device/permute.cuh"
 #include "cuda/device/route.cuh"
 #include "cuda/nvrtc.h"
+#include "cuda/ops/routed_steps.h"
 #include "cuda/ops/routing.h"
-#include "cuda/ops/swiglu.h"
 
 namespace moe::cuda {
 namespace {
@@ -20,53 +20,45 @@ namespace {
 class Precompiled final : public LayerKernels {
  public:
   Precompiled(const Problem& problem, const DeviceFacts& facts, const Weights& weights)
-      : problem_(problem),
-        rule_(RouterRule::of(problem.router, weights)),
-        facts_(facts),
+      : experts_(with_shared_slots(problem).experts),
+        router_(problem, weights, facts),
+        steps_(problem, weights),
         counted_(cudaEventDisableTiming),
         offsets_(offset_bytes()) {}
 
-  void route(const RoutedBuffers& b, std::int64_t tokens, HostReads reads,
+  void route(const RoutingInputs& in, const RoutedBuffers& b, std::int64_t tokens, HostReads reads,
              cudaStream_t stream) override {
-    const Shape& shape = problem_.shape;
-    route_rows(b.logits, tokens, shape.experts, shape.top_k, b.topk_idx, b.topk_weights,
-               b.permutation, facts_, stream, rule_);
+    router_.route(in, tokens, b.topk_idx, b.topk_weights, b.permutation, stream);
     if (reads == HostReads::kNothing) return;
     MOE_CUDA_CHECK(cudaMemcpyAsync(offsets_.as<void>(), b.permutation.expert_offsets,
                                    offset_bytes(), cudaMemcpyDeviceToHost, stream));
     counted_.record(stream);
   }
   void permute(const TensorView& x, const RoutedBuffers& b, cudaStream_t stream) override {
-    permute_rows(x.data, b.permutation.dst_row, x.dim(0), problem_.shape.top_k, row_bytes(), b.rows,
-                 stream);
+    steps_.permute(x.data, x.dim(0), b, stream);
   }
   const std::int32_t* wait_for_offsets(cudaStream_t) override {
     counted_.wait();
     return offsets_.as<const std::int32_t>();
   }
-  void swiglu(void* gate_up, std::int64_t rows, cudaStream_t stream) override {
-    const std::int64_t intermediate = problem_.shape.intermediate;
-    swiglu_rows(problem_.dtype, gate_up, rows, intermediate, gate_up, 2 * intermediate, stream);
+  void activate(const RoutedBuffers& b, std::int64_t first, std::int64_t rows,
+                cudaStream_t stream) override {
+    steps_.activate(b, first, rows, stream);
   }
   void combine(const RoutedBuffers& b, const TensorView& y, cudaStream_t stream) override {
-    const Shape& shape = problem_.shape;
-    unpermute_rows(problem_.dtype, b.rows, b.permutation.dst_row, b.topk_weights, y.dim(0),
-                   shape.top_k, shape.hidden, y.data, stream);
+    steps_.combine(b, y.dim(0), y.data, stream);
   }
   std::string describe() const override { return "precompiled kernels"; }
 
  private:
   [[nodiscard]] std::size_t offset_bytes() const {
-    return static_cast<std::size_t>(problem_.shape.experts + 1) * sizeof(std::int32_t);
+    return static_cast<std::size_t>(experts_ + 1) * sizeof(std::int32_t);
   }
-  [[nodiscard]] std::int64_t row_bytes() const {
-    return problem_.shape.hidden * static_cast<std::int64_t>(size_of(problem_.dtype));
-  }
-  Problem problem_;
-  RouterRule rule_;
-  DeviceFacts facts_;
+  std::int64_t experts_;  // E'
+  LayerRouter router_;
+  RoutedSteps steps_;
   Event counted_;
-  PinnedBuffer offsets_;  // [E+1]
+  PinnedBuffer offsets_;  // [E'+1]
 };
 
 // --- specialised ---------------------------------------------------------------------------------
@@ -81,7 +73,7 @@ std::int64_t route_blocks(const Problem& problem, const DeviceFacts& facts, std:
 }
 
 NvrtcProgram program_for(const Problem& problem, const DeviceFacts& facts) {
-  const Shape& shape = problem.shape;
+  const Shape shape = with_shared_slots(problem);
   return {.entry = "cuda/nvrtc_kernels.cuh",
           .arch = nvrtc_arch(facts.major, facts.minor),
           .defines = {fmt::format("MOE_HIDDEN={}", shape.hidden),
@@ -142,9 +134,13 @@ class SpecialisedKernel {
 
 class Specialised final : public LayerKernels {
  public:
-  Specialised(const Problem& problem, const DeviceFacts& facts, const CompiledProgram& program)
+  Specialised(const Problem& problem, const DeviceFacts& facts, const Weights& weights,
+              const CompiledProgram& program)
       : problem_(problem),
+        top_k_(with_shared_slots(problem).top_k),
         facts_(facts),
+        precompiled_(problem, facts, weights),
+        steps_(problem, weights),
         from_(program.from),
         library_(program.cubin),
         route_(library_, "moe_route"),
@@ -162,8 +158,12 @@ class Specialised final : public LayerKernels {
     *host_sequence_.as<unsigned>() = 0;
   }
 
-  void route(const RoutedBuffers& b, std::int64_t tokens, HostReads reads,
+  void route(const RoutingInputs& in, const RoutedBuffers& b, std::int64_t tokens, HostReads reads,
              cudaStream_t stream) override {
+    if (!routes()) {
+      precompiled_.route(in, b, tokens, reads, stream);
+      return;
+    }
     const bool host = reads == HostReads::kOffsets;
     if (host) ++sequence_;
     const Placement out{.placed = b.topk_idx,
@@ -176,10 +176,14 @@ class Specialised final : public LayerKernels {
                         .sequence = sequence_};
     route_.launch(route_blocks(problem_, facts_, tokens),
                   route_warps(static_cast<int>(problem_.shape.experts)) * kWarpSize, stream,
-                  static_cast<const float*>(b.logits), tokens, out);
+                  in.logits, tokens, out);
   }
 
   void permute(const TensorView& x, const RoutedBuffers& b, cudaStream_t stream) override {
+    if (!routes()) {
+      precompiled_.permute(x, b, stream);
+      return;
+    }
     const bool wide = permute_wide_.has_value() && in_widest_vectors(0, {x.data});
     const std::int64_t unit = wide ? 16 : static_cast<std::int64_t>(size_of(problem_.dtype));
     const int segments =
@@ -193,6 +197,7 @@ class Specialised final : public LayerKernels {
   }
 
   const std::int32_t* wait_for_offsets(cudaStream_t stream) override {
+    if (!routes()) return precompiled_.wait_for_offsets(stream);
     const std::atomic_ref<unsigned> sequence(*host_sequence_.as<unsigned>());
     // Looking at the stream costs more than looking at memory: now and then is enough to learn that
     // the device failed.
@@ -209,21 +214,30 @@ class Specialised final : public LayerKernels {
     return host_offsets_.as<const std::int32_t>();
   }
 
-  void swiglu(void* gate_up, std::int64_t rows, cudaStream_t stream) override {
+  void activate(const RoutedBuffers& b, std::int64_t first, std::int64_t rows,
+                cudaStream_t stream) override {
+    if (!steps_.plain_activation()) {
+      steps_.activate(b, first, rows, stream);
+      return;
+    }
     const auto element = static_cast<std::int64_t>(size_of(problem_.dtype));
     const std::int64_t width =
         problem_.shape.intermediate * element % 16 == 0 ? 16 / element : std::int64_t{1};
     const std::int64_t vectors = rows * (problem_.shape.intermediate / width);
     constexpr std::int64_t kPerBlock = std::int64_t{kSwiGluThreads} * kSwiGluUnroll;
-    swiglu_.launch((vectors + kPerBlock - 1) / kPerBlock, kSwiGluThreads, stream, gate_up, rows);
+    swiglu_.launch((vectors + kPerBlock - 1) / kPerBlock, kSwiGluThreads, stream,
+                   static_cast<void*>(b.gate_up + first * steps_.gate_up_stride() * element), rows);
   }
 
   void combine(const RoutedBuffers& b, const TensorView& y, cudaStream_t stream) override {
-    const Shape& shape = problem_.shape;
+    if (!steps_.plain_combine()) {
+      steps_.combine(b, y.dim(0), y.data, stream);
+      return;
+    }
     const bool wide = combine_wide_.has_value() && in_widest_vectors(0, {y.data});
-    const int slots = combine_slots(static_cast<int>(shape.top_k), wide);
+    const int slots = combine_slots(static_cast<int>(top_k_), wide);
     const std::int64_t width = wide ? 16 / static_cast<std::int64_t>(size_of(problem_.dtype)) : 1;
-    const int segments = segments_per_token(y.dim(0), shape.hidden / width,
+    const int segments = segments_per_token(y.dim(0), problem_.shape.hidden / width,
                                             std::int64_t{kCombineLoads / slots} * kWarpSize);
     (wide ? *combine_wide_ : combine_narrow_)
         .launch(row_blocks(y.dim(0) * segments), kRowWarps * kWarpSize, stream,
@@ -233,17 +247,33 @@ class Specialised final : public LayerKernels {
   }
 
   std::string describe() const override {
-    return fmt::format("kernels for this shape by NVRTC {}, {}", nvrtc_version(), from_);
+    std::string text =
+        fmt::format("kernels for this shape by NVRTC {}, {}", nvrtc_version(), from_);
+    std::string others;
+    const auto name = [&](bool compiled, const char* step) {
+      if (!compiled) others += fmt::format("{}{}", others.empty() ? "" : ", ", step);
+    };
+    name(routes(), "routing");
+    name(steps_.plain_activation(), "activation");
+    name(steps_.plain_combine(), "combine");
+    return others.empty() ? text : text + " (precompiled: " + others + ")";
   }
 
  private:
+  /// Whether the compiled kernels route: theirs is the default router, and every slot has a row.
+  [[nodiscard]] bool routes() const {
+    return problem_.router == Router{} && problem_.shared_intermediate == 0;
+  }
   [[nodiscard]] std::int64_t row_bytes() const {
     return problem_.shape.hidden * static_cast<std::int64_t>(size_of(problem_.dtype));
   }
   static std::int64_t row_blocks(std::int64_t warps) { return (warps + kRowWarps - 1) / kRowWarps; }
 
   Problem problem_;
+  std::int64_t top_k_;  // K'
   DeviceFacts facts_;
+  Precompiled precompiled_;
+  RoutedSteps steps_;
   std::string from_;
   KernelLibrary library_;
   SpecialisedKernel route_;
@@ -261,7 +291,7 @@ class Specialised final : public LayerKernels {
 }  // namespace
 
 std::int64_t layer_kernels_scratch(const Problem& problem, const DeviceFacts& facts) {
-  const Shape& shape = problem.shape;
+  const Shape shape = with_shared_slots(problem);
   return std::max(permutation_scratch(shape.routed_rows(), shape.experts, facts),
                   route_blocks(problem, facts, shape.tokens) * shape.experts);
 }
@@ -274,9 +304,10 @@ std::unique_ptr<LayerKernels> make_precompiled_kernels(const Problem& problem,
 
 std::unique_ptr<LayerKernels> make_specialised_kernels(const Problem& problem,
                                                        const DeviceFacts& facts,
-                                                       const std::string& cache_folder) {
+                                                       const std::string& cache_folder,
+                                                       const Weights& weights) {
   return std::make_unique<Specialised>(
-      problem, facts, nvrtc_compile_cached(program_for(problem, facts), cache_folder));
+      problem, facts, weights, nvrtc_compile_cached(program_for(problem, facts), cache_folder));
 }
 
 }  // namespace moe::cuda

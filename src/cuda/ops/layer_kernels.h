@@ -10,6 +10,7 @@
 
 #include "cuda/backend.h"
 #include "cuda/ops/routed_buffers.h"
+#include "cuda/ops/routing.h"
 #include "moe/config.h"
 #include "moe/tensor.h"
 
@@ -27,15 +28,16 @@ class LayerKernels {
   LayerKernels& operator=(const LayerKernels&) = delete;
   virtual ~LayerKernels() = default;
 
-  /// topk_idx (in a form of its own), topk_weights and expert_offsets from logits.
-  virtual void route(const RoutedBuffers& b, std::int64_t tokens, HostReads reads,
-                     cudaStream_t stream) = 0;
+  /// topk_idx (in a form of its own), topk_weights and expert_offsets from what routing starts from.
+  virtual void route(const RoutingInputs& in, const RoutedBuffers& b, std::int64_t tokens,
+                     HostReads reads, cudaStream_t stream) = 0;
   /// rows and dst_row from x.
   virtual void permute(const TensorView& x, const RoutedBuffers& b, cudaStream_t stream) = 0;
   /// Waits until the host knows expert_offsets[E+1] of this forward. Needs HostReads::kOffsets.
   [[nodiscard]] virtual const std::int32_t* wait_for_offsets(cudaStream_t stream) = 0;
-  /// In place in `rows` rows of gate_up: act over the gate half.
-  virtual void swiglu(void* gate_up, std::int64_t rows, cudaStream_t stream) = 0;
+  /// In place in rows first.. of gate_up: act over their first columns.
+  virtual void activate(const RoutedBuffers& b, std::int64_t first, std::int64_t rows,
+                        cudaStream_t stream) = 0;
   /// y from rows, dst_row and topk_weights.
   virtual void combine(const RoutedBuffers& b, const TensorView& y, cudaStream_t stream) = 0;
 
@@ -46,15 +48,17 @@ class LayerKernels {
 /// Elements of RoutedBuffers::permutation.block_counts that either form needs.
 [[nodiscard]] std::int64_t layer_kernels_scratch(const Problem& problem, const DeviceFacts& facts);
 
-/// `weights` are asked for the router's biases alone.
+/// `weights` are asked for biases alone.
 [[nodiscard]] std::unique_ptr<LayerKernels> make_precompiled_kernels(const Problem& problem,
                                                                      const DeviceFacts& facts,
                                                                      const Weights& weights = {});
 
 /// Device memory that the specialised form keeps, its code aside.
 inline constexpr std::uint64_t kSpecialisedBytes = 256;
-/// Compiles, or takes the cubin from `cache_folder`. Needs nvrtc_unavailable() to be "".
+/// Compiles, or takes the cubin from `cache_folder`. Needs nvrtc_unavailable() to be "". Steps that differ
+/// from those of the default router and of SwiGLU without biases are the precompiled ones.
 [[nodiscard]] std::unique_ptr<LayerKernels> make_specialised_kernels(
-    const Problem& problem, const DeviceFacts& facts, const std::string& cache_folder);
+    const Problem& problem, const DeviceFacts& facts, const std::string& cache_folder,
+    const Weights& weights = {});
 
 }  // namespace moe::cuda

@@ -1,6 +1,7 @@
 #include "cuda/ops/row_products.h"
 
 #include "cuda/check.h"
+#include "cuda/device/activate_rows.cuh"
 #include "cuda/device/element.cuh"
 #include "cuda/device/swiglu.cuh"
 #include "cuda/device/warp.cuh"
@@ -13,8 +14,11 @@ constexpr int kColumns = 4;  // of one warp: one load of x serves as many loads 
 
 template <class Element>
 __device__ __forceinline__ const Element* matrix_of(const MatrixOfRow& matrix, std::int64_t row) {
-  return static_cast<const Element*>(matrix.base) +
-         (matrix.topk_idx == nullptr ? row : matrix.topk_idx[row]) * matrix.stride;
+  const MatrixByExpert& of = matrix.matrices;
+  const std::int64_t expert = matrix.topk_idx == nullptr ? row : matrix.topk_idx[row];
+  if (expert < of.shared_first) return static_cast<const Element*>(of.data) + expert * of.stride;
+  return static_cast<const Element*>(of.shared_data) +
+         (expert - of.shared_first) * of.shared_stride;
 }
 
 /// sums[m][c] += lane's share of matrix m's row (column + c) · x; the warp's lanes together cover
@@ -67,44 +71,86 @@ unsigned blocks_for(std::int64_t rows, std::int64_t columns) {
   return static_cast<unsigned>(rows * ((columns + kPerBlock - 1) / kPerBlock));
 }
 
-template <class Element, int kWidth>
+/// kExtras: what RowExtras and activations other than SwiGLU add; without, `step` and `extras` are not
+/// read.
+template <class Element, int kWidth, bool kGated, bool kExtras>
 __global__ void __launch_bounds__(kWarps* kWarpSize)
-    product_swiglu_kernel(MatrixOfRow gate, MatrixOfRow up, const Element* __restrict__ x,
-                          std::int64_t rows, std::int64_t rows_per_input, std::int64_t columns,
-                          std::int64_t depth, Element* __restrict__ act, std::int64_t act_stride) {
+    product_activation_kernel(const ActivationStep step, const RowExtras extras, MatrixOfRow gate,
+                              MatrixOfRow up, const Element* __restrict__ x, std::int64_t rows,
+                              std::int64_t rows_per_input, std::int64_t columns, std::int64_t depth,
+                              Element* __restrict__ act, std::int64_t act_stride) {
+  constexpr int kMatrices = kGated ? 2 : 1;
   const Work work = work_of_warp(rows);
   if (work.column >= columns) return;
-  const Element* const matrices[2] = {matrix_of<Element>(gate, work.row),
-                                      matrix_of<Element>(up, work.row)};
-  float sums[2][kColumns] = {};
-  accumulate<Element, kWidth, 2>(matrices, x + work.row / rows_per_input * depth, work.column,
-                                 columns, depth, sums);
+  int expert = 0;
+  float scale = 1;
+  if constexpr (kExtras) {
+    if (extras.topk_idx != nullptr) {
+      expert = extras.topk_idx[work.row];
+      if (expert < 0) return;
+      if (extras.input_weights != nullptr) scale = extras.input_weights[work.row];
+    }
+  }
+  const Element* matrices[kMatrices];
+  if constexpr (kGated) matrices[0] = matrix_of<Element>(gate, work.row);
+  matrices[kMatrices - 1] = matrix_of<Element>(up, work.row);
+  float sums[kMatrices][kColumns] = {};
+  accumulate<Element, kWidth, kMatrices>(matrices, x + work.row / rows_per_input * depth,
+                                         work.column, columns, depth, sums);
   const int lane = static_cast<int>(threadIdx.x) % kWarpSize;
 #pragma unroll
   for (int c = 0; c < kColumns; ++c) {
-    const float value = silu<Element>(warp_sum(sums[0][c])) * warp_sum(sums[1][c]);
-    if (lane == c && work.column + c < columns) {
-      act[work.row * act_stride + work.column + c] = from_float<Element>(value);
+    float g = warp_sum(sums[0][c]);
+    float u = kGated ? warp_sum(sums[kMatrices - 1][c]) : g;
+    if (lane != c || work.column + c >= columns) continue;
+    float value = 0;
+    if constexpr (kExtras) {
+      const std::int64_t at = expert * extras.bias_stride + work.column + c;
+      const bool biased = extras.up_bias != nullptr && expert < extras.biased;
+      u = scale * u + (biased ? extras.up_bias[at] : 0.0F);
+      if constexpr (kGated) g = scale * g + (biased ? extras.gate_bias[at] : 0.0F);
+      value = activate<Element, kGated>(step, g, u);
+    } else {
+      value = silu<Element>(g) * u;
     }
+    act[work.row * act_stride + work.column + c] = from_float<Element>(value);
   }
 }
 
-template <class Element, int kWidth>
+template <class Element, int kWidth, bool kExtras>
 __global__ void __launch_bounds__(kWarps* kWarpSize)
-    product_combine_kernel(MatrixOfRow down, const Element* __restrict__ act,
-                           const float* __restrict__ topk_weights, std::int64_t tokens, int top_k,
-                           std::int64_t hidden, std::int64_t depth, Element* __restrict__ y) {
+    product_combine_kernel(const RowExtras extras, MatrixOfRow down,
+                           const Element* __restrict__ act, const float* __restrict__ topk_weights,
+                           std::int64_t tokens, int top_k, std::int64_t hidden, std::int64_t depth,
+                           Element* __restrict__ y) {
   const Work work = work_of_warp(tokens);
   if (work.column >= hidden) return;
   float total[kColumns] = {};
   for (int slot = 0; slot < top_k; ++slot) {
     const std::int64_t row = work.row * top_k + slot;
+    const float* bias = nullptr;
+    float weight = 1;
+    if constexpr (kExtras) {
+      const int expert = extras.topk_idx[row];
+      if (expert < 0) continue;
+      if (extras.down_bias != nullptr && expert < extras.biased) {
+        bias = extras.down_bias + expert * extras.bias_stride + work.column;
+      }
+      if (topk_weights != nullptr) weight = topk_weights[row];
+    } else {
+      weight = topk_weights[row];
+    }
     const Element* const matrices[1] = {matrix_of<Element>(down, row)};
     float sums[1][kColumns] = {};
     accumulate<Element, kWidth, 1>(matrices, act + row * depth, work.column, hidden, depth, sums);
-    const float weight = topk_weights[row];
 #pragma unroll
-    for (int c = 0; c < kColumns; ++c) total[c] = fmaf(weight, warp_sum(sums[0][c]), total[c]);
+    for (int c = 0; c < kColumns; ++c) {
+      float value = warp_sum(sums[0][c]);
+      if constexpr (kExtras) {
+        if (bias != nullptr && work.column + c < hidden) value += bias[c];
+      }
+      total[c] = fmaf(weight, value, total[c]);
+    }
   }
   const int lane = static_cast<int>(threadIdx.x) % kWarpSize;
 #pragma unroll
@@ -115,40 +161,61 @@ __global__ void __launch_bounds__(kWarps* kWarpSize)
   }
 }
 
+/// Matrices start at multiples of their rows, so aligned rows make aligned matrices.
+bool in_wide_rows(DType dtype, std::int64_t depth, const void* x,
+                  std::initializer_list<const MatrixOfRow*> matrices) {
+  const std::int64_t row_bytes = depth * static_cast<std::int64_t>(size_of(dtype));
+  bool wide = in_widest_vectors(row_bytes, {x});
+  for (const MatrixOfRow* matrix : matrices) {
+    wide =
+        wide && in_widest_vectors(row_bytes, {matrix->matrices.data, matrix->matrices.shared_data});
+  }
+  return wide;
+}
+
 }  // namespace
 
-void product_swiglu(DType dtype, const MatrixOfRow& gate, const MatrixOfRow& up, const void* x,
-                    std::int64_t rows, std::int64_t rows_per_input, std::int64_t columns,
-                    std::int64_t depth, void* act, std::int64_t act_stride, cudaStream_t stream) {
+void product_activation(DType dtype, const Activation& activation, const MatrixOfRow& gate,
+                        const MatrixOfRow& up, const void* x, std::int64_t rows,
+                        std::int64_t rows_per_input, std::int64_t columns, std::int64_t depth,
+                        void* act, std::int64_t act_stride, cudaStream_t stream,
+                        const RowExtras& extras) {
+  const bool plain = activation == Activation{} && extras.topk_idx == nullptr;
+  const ActivationStep step =
+      activation.gated() ? ActivationStep::of(activation) : ActivationStep{};
   with_device_type(dtype, [&]<class Element>() {
     const auto launch = [&]<int kWidth>() {
-      product_swiglu_kernel<Element, kWidth>
-          <<<blocks_for(rows, columns), kWarps * kWarpSize, 0, stream>>>(
-              gate, up, static_cast<const Element*>(x), rows, rows_per_input, columns, depth,
-              static_cast<Element*>(act), act_stride);
+      const auto kernel = plain ? product_activation_kernel<Element, kWidth, true, false>
+                          : activation.gated()
+                              ? product_activation_kernel<Element, kWidth, true, true>
+                              : product_activation_kernel<Element, kWidth, false, true>;
+      kernel<<<blocks_for(rows, columns), kWarps * kWarpSize, 0, stream>>>(
+          step, extras, gate, up, static_cast<const Element*>(x), rows, rows_per_input, columns,
+          depth, static_cast<Element*>(act), act_stride);
     };
-    // Matrices start at multiples of their rows, so aligned rows make aligned matrices.
-    if (in_widest_vectors(depth * static_cast<std::int64_t>(sizeof(Element)),
-                          {gate.base, up.base, x})) {
+    if (in_wide_rows(dtype, depth, x, {&gate, &up})) {
       launch.template operator()<kWidest<Element>>();
     } else {
       launch.template operator()<1>();
     }
   });
-  MOE_CUDA_CHECK_LAUNCH("product_swiglu_kernel");
+  MOE_CUDA_CHECK_LAUNCH("product_activation_kernel");
 }
 
 void product_combine(DType dtype, const MatrixOfRow& down, const void* act,
                      const float* topk_weights, std::int64_t tokens, std::int64_t top_k,
-                     std::int64_t hidden, std::int64_t depth, void* y, cudaStream_t stream) {
+                     std::int64_t hidden, std::int64_t depth, void* y, cudaStream_t stream,
+                     const RowExtras& extras) {
   with_device_type(dtype, [&]<class Element>() {
     const auto launch = [&]<int kWidth>() {
-      product_combine_kernel<Element, kWidth>
-          <<<blocks_for(tokens, hidden), kWarps * kWarpSize, 0, stream>>>(
-              down, static_cast<const Element*>(act), topk_weights, tokens, static_cast<int>(top_k),
-              hidden, depth, static_cast<Element*>(y));
+      const auto kernel = extras.topk_idx == nullptr
+                              ? product_combine_kernel<Element, kWidth, false>
+                              : product_combine_kernel<Element, kWidth, true>;
+      kernel<<<blocks_for(tokens, hidden), kWarps * kWarpSize, 0, stream>>>(
+          extras, down, static_cast<const Element*>(act), topk_weights, tokens,
+          static_cast<int>(top_k), hidden, depth, static_cast<Element*>(y));
     };
-    if (in_widest_vectors(depth * static_cast<std::int64_t>(sizeof(Element)), {down.base, act})) {
+    if (in_wide_rows(dtype, depth, act, {&down})) {
       launch.template operator()<kWidest<Element>>();
     } else {
       launch.template operator()<1>();

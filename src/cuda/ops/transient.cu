@@ -32,6 +32,11 @@ TransientBuffer::TransientBuffer(const MemoryPool& pool, std::size_t bytes)
 }
 TransientBuffer::TransientBuffer(TransientBuffer&& other) noexcept
     : stream_(other.stream_), data_(std::exchange(other.data_, nullptr)) {}
+TransientBuffer& TransientBuffer::operator=(TransientBuffer&& other) noexcept {
+  std::swap(stream_, other.stream_);
+  std::swap(data_, other.data_);
+  return *this;
+}
 TransientBuffer::~TransientBuffer() {
   if (data_ != nullptr) MOE_CUDA_CHECK_NOTHROW(cudaFreeAsync(data_, stream_));
 }

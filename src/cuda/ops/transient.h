@@ -29,8 +29,10 @@ class MemoryPool {
 /// Allocated and freed in stream order; kernels launched before the destructor may still use it.
 class TransientBuffer {
  public:
+  TransientBuffer() = default;  // of nothing
   TransientBuffer(const MemoryPool& pool, std::size_t bytes);
   TransientBuffer(TransientBuffer&& other) noexcept;
+  TransientBuffer& operator=(TransientBuffer&& other) noexcept;
   TransientBuffer(const TransientBuffer&) = delete;
   TransientBuffer& operator=(const TransientBuffer&) = delete;
   ~TransientBuffer();

@@ -111,7 +111,7 @@ TEST_F(CudaElementwise, GathersSlicesOfMatrices) {
     for (const std::int64_t misaligned : {0, 1}) {
       const std::int64_t experts = 3;
       const std::int64_t height = 37;
-      const RowSlice slice{5, 19};
+      const RowSlice slice{5, 19, columns};
       const std::int64_t stride = slice.count * columns + 16;  // a gap that must stay untouched
       std::vector<std::uint16_t> weights(static_cast<std::size_t>(experts * height * columns));
       for (std::size_t i = 0; i < weights.size(); ++i) {
@@ -128,7 +128,7 @@ TEST_F(CudaElementwise, GathersSlicesOfMatrices) {
       const DeviceArray<std::uint16_t> given(device(), weights, misaligned);
       const DeviceArray<std::int32_t> given_idx(device(), idx);
       const DeviceArray<std::uint16_t> out(device(), rows * stride);
-      gather_weights(TensorView(given.data(), DType::kBF16, {experts, height, columns}),
+      gather_weights(DType::kBF16, {.data = given.data(), .stride = height * columns},
                      given_idx.data(), rows, slice, stride, out.data(), stream());
       ASSERT_EQ(out.download(), want) << columns << " columns";
       EXPECT_TRUE(out.intact());

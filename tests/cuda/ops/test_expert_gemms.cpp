@@ -41,7 +41,7 @@ class CudaExpertGemms : public CudaTest {
     on_down_.emplace(device(), down_);
     library_.emplace();
     kernels_ = make_precompiled_kernels(problem, device().facts());
-    gemms_.emplace(*library_, problem, on_gate_up_->data(), on_down_->data(),
+    gemms_.emplace(*library_, problem, ExpertGemms::Matrices{on_gate_up_->data(), on_down_->data()},
                    ExpertGemms::kMostStreams, ExpertGemms::kMostLaunchers);
   }
   static std::vector<BFloat16> normal(std::int64_t count, std::uint64_t stream, double scale) {

@@ -60,12 +60,12 @@ class CudaLayerKernels : public CudaTest {
     const TensorView x_view(on_x.data(), problem.dtype, {tokens, shape.hidden});
     const TensorView y_view(y.data(), problem.dtype, {tokens, shape.hidden});
 
-    kernels.route(b, tokens, HostReads::kOffsets, stream());
+    kernels.route({.logits = b.logits}, b, tokens, HostReads::kOffsets, stream());
     kernels.permute(x_view, b, stream());
     const std::int32_t* const on_host = kernels.wait_for_offsets(stream());
     Result<Element> result;
     result.host_offsets.assign(on_host, on_host + shape.experts + 1);
-    kernels.swiglu(b.gate_up, routed, stream());
+    kernels.activate(b, 0, routed, stream());
     device().synchronise();
     result.rows = rows.download();
     b.rows = reinterpret_cast<std::byte*>(on_y_perm.data());

@@ -101,8 +101,9 @@ class CudaProducts : public CudaTest {
 
     const std::int64_t stride = columns + 3;
     const DeviceArray<Element> act(device(), rows * stride);
-    product_swiglu(kType, {given_gate.data(), chosen, matrix}, {given_up.data(), chosen, matrix},
-                   given_x.data(), rows, per_input, columns, depth, act.data(), stride, stream());
+    product_activation(kType, {}, {{.data = given_gate.data(), .stride = matrix}, chosen},
+                       {{.data = given_up.data(), .stride = matrix}, chosen}, given_x.data(), rows,
+                       per_input, columns, depth, act.data(), stride, stream());
     const std::vector<Element> got = act.download();
     for (std::int64_t r = 0; r < rows; ++r) {
       const std::int64_t expert = idx[static_cast<std::size_t>(r)];
@@ -130,8 +131,9 @@ class CudaProducts : public CudaTest {
     }
     const DeviceArray<float> given_weights(device(), weights);
     const DeviceArray<Element> y(device(), tokens * columns);
-    product_combine(kType, {given_gate.data(), chosen, matrix}, given_inner.data(),
-                    given_weights.data(), tokens, per_input, columns, depth, y.data(), stream());
+    product_combine(kType, {{.data = given_gate.data(), .stride = matrix}, chosen},
+                    given_inner.data(), given_weights.data(), tokens, per_input, columns, depth,
+                    y.data(), stream());
     const std::vector<Element> sums = y.download();
     for (std::int64_t t = 0; t < tokens; ++t) {
       for (std::int64_t h = 0; h < columns; ++h) {

@@ -4,7 +4,10 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdlib>
+#include <filesystem>
 #include <limits>
+#include <stdexcept>
 #include <string>
 #include <tuple>
 #include <vector>
@@ -17,6 +20,32 @@
 
 namespace moe {
 namespace {
+
+/// Keeps what levels compile while the tests run: many blocks share kernels.
+class CacheFolder {
+ public:
+  CacheFolder() {
+    std::string name = (std::filesystem::temp_directory_path() / "moe-blocks-XXXXXX").string();
+    if (mkdtemp(name.data()) == nullptr) throw std::runtime_error("mkdtemp " + name);
+    name_ = name;
+  }
+  CacheFolder(const CacheFolder&) = delete;
+  CacheFolder& operator=(const CacheFolder&) = delete;
+  ~CacheFolder() {
+    std::error_code ignored;
+    std::filesystem::remove_all(name_, ignored);
+  }
+  [[nodiscard]] const std::string& name() const { return name_; }
+
+ private:
+  std::string name_;
+};
+LayerOptions options_with_cache(const std::string& level, const Problem& problem) {
+  static const CacheFolder folder;
+  LayerOptions options = options_of(level, problem);
+  options.tune_cache = folder.name();
+  return options;
+}
 
 /// A name for a test and the options of the command line.
 struct Block {
@@ -55,7 +84,7 @@ class EveryBlock : public testing::TestWithParam<std::tuple<std::string, Block>>
     return problem;
   }
   [[nodiscard]] static LayerOptions options(DType dtype) {
-    return options_of(std::get<0>(GetParam()), problem(dtype));
+    return options_with_cache(std::get<0>(GetParam()), problem(dtype));
   }
 };
 INSTANTIATE_TEST_SUITE_P(Levels, EveryBlock,
@@ -105,7 +134,7 @@ TEST_P(EveryLevelsRoutes, UnusedSlotsAreZeroAndTheirInputsAreNotTouched) {
       .shape = {.tokens = 4, .hidden = 48, .intermediate = 24, .experts = 5, .top_k = 2}};
   problem.router = parse_router("given");
   const OwnedWeights weights = make_weights(problem, 7);
-  MOE_CREATE_OR_SKIP(layer, options_of(GetParam(), problem), weights.view());
+  MOE_CREATE_OR_SKIP(layer, options_with_cache(GetParam(), problem), weights.view());
   const Tensor x = make_input(problem, 7, 0);
   const float nan = std::numeric_limits<float>::quiet_NaN();
   // The row that no expert takes is padding: anything may stand there.
@@ -157,7 +186,7 @@ TEST_P(EveryLevelsRoutes, MaskedAndRepeatedExpertsMatchTheOracle) {
       set_block_options(problem, block);
       problem.dtype = dtype;
       const OwnedWeights weights = make_weights(problem, 9);
-      LayerOrReason created = create_layer(options_of(GetParam(), problem), weights.view());
+      LayerOrReason created = create_layer(options_with_cache(GetParam(), problem), weights.view());
       if (!created.layer) {
         if (dtype == DType::kBF16) GTEST_SKIP() << created.reason;
         continue;  // levels of tensor cores refuse fp32
@@ -207,7 +236,7 @@ TEST_P(EveryLevelsRoutes, ANaNInARowStaysThere) {
       set_block_options(problem, block);
       problem.dtype = dtype;
       const OwnedWeights weights = make_weights(problem, 8);
-      LayerOrReason created = create_layer(options_of(GetParam(), problem), weights.view());
+      LayerOrReason created = create_layer(options_with_cache(GetParam(), problem), weights.view());
       if (!created.layer) {
         refused = created.reason;
         continue;

@@ -23,6 +23,10 @@ namespace {
 constexpr std::int64_t kScaleBlock = 128;  // FP8: rows and columns that share a scale
 constexpr std::int64_t kMxBlock = 32;      // MXFP4: columns that share a scale
 constexpr std::int64_t kNone = std::numeric_limits<std::int64_t>::max();
+/// Bytes that are copied out of a file and then looked at, while they are in the second level.
+constexpr std::int64_t kCopiedBytes = std::int64_t{256} << 10;
+/// The same where a copy on the stack is widened.
+constexpr std::int64_t kWidenedBytes = std::int64_t{64} << 10;
 
 /// Where element (row, column) of a matrix lies among the elements of a stored tensor.
 struct Place {
@@ -48,6 +52,14 @@ std::string describe_place(const std::vector<std::int64_t>& shape, std::int64_t 
   return describe_shape(place);
 }
 
+/// Whether the matrix's values lie in the tensor one behind the other and are, bit by bit or with zeros
+/// behind them, those of the caller's type: BF16, or F32 as fp32.
+bool copies(const StoredTensor& stored, const Place& place, const Target& to) {
+  const bool exact = stored.type == StoredType::kBF16 ||
+                     (stored.type == StoredType::kF32 && to.view.dtype == DType::kF32);
+  return exact && place.column_step == 1 && (place.row_step == to.columns || to.rows == 1);
+}
+
 /// What one decoding found, over all threads.
 struct Faults {
   std::atomic<std::int64_t> first{kNone};  // smallest index of a value that is not finite
@@ -67,9 +79,13 @@ class Loader {
   /// Fills `to` from F32, BF16 or F16 values.
   void plain(const Located& from, const Place& place, const Target& to) {
     const StoredTensor& stored = *from.tensor;
+    const bool copied = copies(stored, place, to);
     with_reader(stored.type, [&]<class Read>() {
       with_element_type(to.view.dtype, [&]<class Element>() {
         decode(from, to, place, [&](Faults& faults) {
+          if constexpr (kKeepsValues<Read, Element>) {
+            if (copied) return copy<Read, Element>(from, place, to, faults);
+          }
           if (place.column_step == 1) {
             plain_rows<Read, Element>(stored.data.data(), place, to, faults);
           } else {
@@ -150,12 +166,47 @@ class Loader {
          name_of(to.view.dtype));
   }
 
+  /// Notes the first of `count` values that is not finite; out[0] is number `first` of the matrix.
+  template <class Element>
+  static void note(const Element* out, std::int64_t count, std::int64_t first, Faults& faults) {
+    const auto* bad =
+        std::find_if(out, out + count, [](Element value) { return !is_finite(to_float(value)); });
+    faults.note(first + (bad - out));
+  }
   template <class Element>
   static void note_row(const Target& to, std::int64_t row, Faults& faults) {
-    const Element* out = to.view.as<Element>() + row * to.columns;
-    const auto* bad = std::find_if(out, out + to.columns,
-                                   [](Element value) { return !is_finite(to_float(value)); });
-    faults.note(row * to.columns + (bad - out));
+    note(to.view.as<Element>() + row * to.columns, to.columns, row * to.columns, faults);
+  }
+
+  /// A chunk of the file after the other, without mapping its pages. Exceptions wait until the threads
+  /// have met.
+  template <class Read, class Element>
+  static void copy(const Located& from, const Place& place, const Target& to, Faults& faults) {
+    using Bits = typename Read::Bits;
+    constexpr bool kStraight = sizeof(Bits) == sizeof(Element);
+    constexpr auto kSize = static_cast<std::int64_t>(sizeof(Bits));
+    constexpr std::int64_t kChunk = (kStraight ? kCopiedBytes : kWidenedBytes) / kSize;
+    const std::int64_t count = to.rows * to.columns;
+    std::exception_ptr error;
+#pragma omp parallel for schedule(static)
+    for (std::int64_t first = 0; first < count; first += kChunk) {
+      const std::int64_t elements = std::min(kChunk, count - first);
+      Element* out = to.view.as<Element>() + first;
+      std::array<std::byte, kStraight ? 1 : kWidenedBytes> staged;
+      std::byte* bits = kStraight ? reinterpret_cast<std::byte*>(out) : staged.data();
+      try {
+        const auto begin = static_cast<std::size_t>((place.first + first) * kSize);
+        from.shard->copy(
+            from.tensor->data.subspan(begin, static_cast<std::size_t>(elements * kSize)), bits);
+      } catch (...) {
+#pragma omp critical(moe_checkpoint_copy)
+        error = std::current_exception();
+        continue;
+      }
+      if constexpr (!kStraight) widen(bits, out, elements);
+      if (any_special<Bits>(bits, elements)) note(out, elements, first, faults);
+    }
+    if (error) std::rethrow_exception(error);
   }
 
   template <class Read, class Element>
@@ -165,13 +216,6 @@ class Loader {
     for (std::int64_t row = 0; row < to.rows; ++row) {
       const std::int64_t begin = place.first + row * place.row_step;
       bool rounded = false;
-      if constexpr (kCopies<Read, Element>) {
-        if (copy_row<Read>(data + begin * static_cast<std::int64_t>(sizeof(typename Read::Bits)),
-                           to.view.as<Element>() + row * to.columns, to.columns)) {
-          note_row<Element>(to, row, faults);
-        }
-        continue;
-      }
       if (write_row(to.view.as<Element>() + row * to.columns, to.columns, rounded,
                     [&](std::int64_t column) { return Read::at(data, begin + column); })) {
         note_row<Element>(to, row, faults);
@@ -302,10 +346,13 @@ int max_threads() {
 #endif
 }
 
-/// Maps a stretch of a file while it is decoded.
+/// Maps a stretch of a file while it is decoded; what is copied needs no pages.
 class Visit {
  public:
-  explicit Visit(std::span<const std::byte> range) : range_(range) { bring_in(range_); }
+  explicit Visit(std::span<const std::byte> range, bool copied = false)
+      : range_(copied ? std::span<const std::byte>() : range) {
+    bring_in(range_);
+  }
   ~Visit() { let_go(range_); }
   Visit(const Visit&) = delete;
   Visit& operator=(const Visit&) = delete;
@@ -371,11 +418,13 @@ class LayerLoader {
   void whole(Role role, const TensorView& to, std::int64_t rows, std::int64_t columns,
              int expert = -1) {
     const Part& from = part(role, expert);
-    const Visit visit(from.at.tensor->data);
+    const Place place{0, columns, 1};
+    const Target target{to, rows, columns};
+    const Visit visit(from.at.tensor->data, copies(*from.at.tensor, place, target));
     if (from.scales.tensor != nullptr) {
-      load_.block_fp8(from, {to, rows, columns});
+      load_.block_fp8(from, target);
     } else {
-      load_.plain(from.at, {0, columns, 1}, {to, rows, columns});
+      load_.plain(from.at, place, target);
     }
   }
 
@@ -427,7 +476,7 @@ class LayerLoader {
   void gate_up(std::int64_t expert, Place gate_place, Place up_place, const Target& gate,
                const Target& up) {
     const Located& from = part(Role::kGateUp).at;
-    const Visit visit(bytes_of(*from.tensor, expert));
+    const Visit visit(bytes_of(*from.tensor, expert), copies(*from.tensor, gate_place, gate));
     const std::int64_t slice = expert * 2 * plan_.intermediate * plan_.hidden;
     gate_place.first += slice;
     up_place.first += slice;
@@ -437,7 +486,7 @@ class LayerLoader {
 
   void down_slice(std::int64_t expert, Place place, const Target& down) {
     const Located& from = part(Role::kDown).at;
-    const Visit visit(bytes_of(*from.tensor, expert));
+    const Visit visit(bytes_of(*from.tensor, expert), copies(*from.tensor, place, down));
     place.first += expert * plan_.intermediate * plan_.hidden;
     load_.plain(from, place, down);
   }

@@ -16,7 +16,7 @@ struct LayerContents {
 
 /// Throws what plan.check_complete() throws, and Error(kIo) naming the tensor and the place for a
 /// value that is NaN or infinite, or becomes infinite in the dtype, and for a scale that is not
-/// finite and above 0. Memory: the contents, and of the files one expert's pages at a time.
+/// finite and above 0. Memory: the contents, and of the files at most one expert a thread.
 [[nodiscard]] LayerContents load_layer(const LayerPlan& plan, DType dtype);
 
 /// A matrix as it is stored, in the given dtype; for files of inputs and outputs. Throws Error(kIo)

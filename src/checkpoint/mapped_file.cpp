@@ -15,21 +15,6 @@
 namespace moe::checkpoint {
 namespace {
 
-/// Closes on every way out of the constructor; a mapping does not need its descriptor.
-class Descriptor {
- public:
-  explicit Descriptor(const std::string& path) : number_(open(path.c_str(), O_RDONLY | O_CLOEXEC)) {
-    if (number_ < 0) fail(ErrorCode::kIo, "cannot read {}: {}", path, std::strerror(errno));
-  }
-  ~Descriptor() { close(number_); }
-  Descriptor(const Descriptor&) = delete;
-  Descriptor& operator=(const Descriptor&) = delete;
-  [[nodiscard]] int number() const { return number_; }
-
- private:
-  int number_;
-};
-
 /// The pages that lie in `range`: whole ones, or also those that it only touches.
 std::span<const std::byte> pages_of(std::span<const std::byte> range, bool whole) {
   const auto page = static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
@@ -51,25 +36,33 @@ void advise(std::span<const std::byte> pages, int advice) {
 }  // namespace
 
 MappedFile::MappedFile(const std::string& path) {
-  const Descriptor file(path);
+  MappedFile file;  // closes and unmaps on every way out but the last
+  file.descriptor_ = open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  if (file.descriptor_ < 0) fail(ErrorCode::kIo, "cannot read {}: {}", path, std::strerror(errno));
   struct stat status {};
-  if (fstat(file.number(), &status) != 0) {
+  if (fstat(file.descriptor_, &status) != 0) {
     fail(ErrorCode::kIo, "cannot read {}: {}", path, std::strerror(errno));
   }
   if (!S_ISREG(status.st_mode)) fail(ErrorCode::kIo, "{} is not a regular file", path);
-  size_ = static_cast<std::size_t>(status.st_size);
-  if (size_ == 0) return;  // nothing can be mapped, and nothing needs to be
-  void* data = mmap(nullptr, size_, PROT_READ, MAP_SHARED, file.number(), 0);
-  if (data == MAP_FAILED) {
-    fail(ErrorCode::kIo, "cannot map {} of {} bytes: {}", path, size_, std::strerror(errno));
+  const auto size = static_cast<std::size_t>(status.st_size);
+  if (size > 0) {  // of an empty file nothing can be mapped, and nothing needs to be
+    void* data = mmap(nullptr, size, PROT_READ, MAP_SHARED, file.descriptor_, 0);
+    if (data == MAP_FAILED) {
+      fail(ErrorCode::kIo, "cannot map {} of {} bytes: {}", path, size, std::strerror(errno));
+    }
+    file.data_ = static_cast<const std::byte*>(data);
+    file.size_ = size;
   }
-  data_ = static_cast<const std::byte*>(data);
+  *this = std::move(file);
 }
 
 MappedFile::MappedFile(MappedFile&& other) noexcept
-    : data_(std::exchange(other.data_, nullptr)), size_(std::exchange(other.size_, 0)) {}
+    : descriptor_(std::exchange(other.descriptor_, -1)),
+      data_(std::exchange(other.data_, nullptr)),
+      size_(std::exchange(other.size_, 0)) {}
 
 MappedFile& MappedFile::operator=(MappedFile&& other) noexcept {
+  std::swap(descriptor_, other.descriptor_);
   std::swap(data_, other.data_);
   std::swap(size_, other.size_);
   return *this;
@@ -77,6 +70,23 @@ MappedFile& MappedFile::operator=(MappedFile&& other) noexcept {
 
 MappedFile::~MappedFile() {
   if (data_ != nullptr) munmap(const_cast<std::byte*>(data_), size_);
+  if (descriptor_ >= 0) close(descriptor_);
+}
+
+void MappedFile::copy(std::span<const std::byte> range, std::byte* to,
+                      std::string_view name) const {
+  std::size_t done = 0;
+  while (done < range.size()) {
+    const auto offset = static_cast<off_t>(range.data() - data_) + static_cast<off_t>(done);
+    const ssize_t got = pread(descriptor_, to + done, range.size() - done, offset);
+    if (got < 0 && errno == EINTR) continue;
+    if (got < 0) fail(ErrorCode::kIo, "cannot read {}: {}", name, std::strerror(errno));
+    if (got == 0) {
+      fail(ErrorCode::kIo, "{} had {} bytes when it was opened and now ends at {}", name, size_,
+           offset);
+    }
+    done += static_cast<std::size_t>(got);
+  }
 }
 
 void bring_in(std::span<const std::byte> range) {

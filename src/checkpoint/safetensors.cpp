@@ -252,6 +252,14 @@ const StoredTensor* SafetensorsFile::find(std::string_view tensor) const {
   return at == tensors_.end() ? nullptr : &at->second;
 }
 
+void SafetensorsFile::copy(std::span<const std::byte> range, std::byte* to) const {
+  if (file_.bytes().empty()) {
+    std::memcpy(to, range.data(), range.size());
+  } else {
+    file_.copy(range, to, name_);
+  }
+}
+
 void SafetensorsFile::read(std::span<const std::byte> bytes) {
   std::uint64_t length = 0;
   if (bytes.size() < kLengthBytes) {

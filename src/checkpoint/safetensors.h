@@ -45,6 +45,8 @@ class SafetensorsFile {
   }
   /// null when there is none.
   [[nodiscard]] const StoredTensor* find(std::string_view tensor) const;
+  /// Copies a stretch of a tensor's data, as MappedFile::copy() does, or from the caller's bytes.
+  void copy(std::span<const std::byte> range, std::byte* to) const;
 
  private:
   void read(std::span<const std::byte> bytes);

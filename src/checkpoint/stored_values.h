@@ -1,9 +1,11 @@
 // Values of safetensors files, which are aligned to nothing, and rows of them in the types that the levels take.
 #pragma once
 
+#include <algorithm>
 #include <bit>
 #include <cstdint>
 #include <cstring>
+#include <limits>
 #include <type_traits>
 #include <vector>
 
@@ -60,39 +62,45 @@ void with_reader(StoredType type, Body&& body) {
 
 /// Whether every value that `Read` gives is one of `Element`'s, without a rounding.
 template <class Read, class Element>
-inline constexpr bool kCopies = std::is_same_v<Read, ReadBF16> ||
-                                (std::is_same_v<Read, ReadF32> && std::is_same_v<Element, float>);
+inline constexpr bool kKeepsValues = std::is_same_v<Read, ReadBF16> ||
+                                     (std::is_same_v<Read, ReadF32> &&
+                                      std::is_same_v<Element, float>);
 
 /// Without branches, so that loops over it become vector code.
 inline bool is_finite(float value) {
   return (std::bit_cast<std::uint32_t>(value) & 0x7f800000U) != 0x7f800000U;
 }
 
-/// Whether one of `count` bit patterns has all of `exponent` set: NaN or infinity.
+/// Whether one of `count` values is NaN or infinite: has all bits of the exponent set. The largest bit
+/// pattern without its sign tells; several maxima side by side, so that none waits for the one before.
 template <class Bits>
-bool any_special(const std::byte* data, std::int64_t count, Bits exponent) {
-  Bits found = 0;
-  for (std::int64_t i = 0; i < count; ++i) {
-    found |= static_cast<Bits>((bits_at<Bits>(data, i) & exponent) == exponent ? 1 : 0);
-  }
-  return found != 0;
-}
-
-/// Copies a row of values that `Element` holds exactly; true when one was not finite. Bits are moved and
-/// looked at, not values: a compiler makes vector code of that even for the oldest x86-64.
-template <class Read, class Element>
-bool copy_row(const std::byte* from, Element* out, std::int64_t columns) {
-  using Bits = typename Read::Bits;
-  if constexpr (sizeof(Element) == sizeof(Bits)) {
-    std::memcpy(out, from, static_cast<std::size_t>(columns) * sizeof(Bits));
-  } else {
-    auto* bits = reinterpret_cast<std::byte*>(out);
-    for (std::int64_t i = 0; i < columns; ++i) {
-      const std::uint32_t wide = static_cast<std::uint32_t>(bits_at<Bits>(from, i)) << 16;
-      std::memcpy(bits + 4 * i, &wide, sizeof(wide));
+bool any_special(const std::byte* data, std::int64_t count) {
+  using Signed = std::make_signed_t<Bits>;
+  constexpr auto kMagnitude = static_cast<Bits>(std::numeric_limits<Signed>::max());
+  constexpr Signed kInfinity = sizeof(Bits) == 2 ? 0x7f80 : 0x7f800000;
+  constexpr std::int64_t kSide = 64 / sizeof(Bits);
+  Signed largest[kSide] = {};
+  std::int64_t i = 0;
+  for (; i + kSide <= count; i += kSide) {
+    for (std::int64_t lane = 0; lane < kSide; ++lane) {
+      const auto value = static_cast<Signed>(bits_at<Bits>(data, i + lane) & kMagnitude);
+      largest[lane] = std::max(largest[lane], value);
     }
   }
-  return any_special<Bits>(from, columns, sizeof(Bits) == 2 ? 0x7f80U : 0x7f800000U);
+  for (; i < count; ++i) {
+    largest[0] = std::max(largest[0], static_cast<Signed>(bits_at<Bits>(data, i) & kMagnitude));
+  }
+  return *std::max_element(largest, largest + kSide) >= kInfinity;
+}
+
+/// bf16 as fp32: bits are moved, not values, of which a compiler makes vector code even for the oldest
+/// x86-64.
+inline void widen(const std::byte* from, float* out, std::int64_t count) {
+  auto* bits = reinterpret_cast<std::byte*>(out);
+  for (std::int64_t i = 0; i < count; ++i) {
+    const std::uint32_t wide = static_cast<std::uint32_t>(bits_at<std::uint16_t>(from, i)) << 16;
+    std::memcpy(bits + 4 * i, &wide, sizeof(wide));
+  }
 }
 
 /// Writes `columns` values that `value_of(column)` gives; true when one was not finite.

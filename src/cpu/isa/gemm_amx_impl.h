@@ -47,7 +47,15 @@ inline AmxConfig amx_config(std::int64_t upper, std::int64_t lower) {
 template <class Tiles, bool kLower>
 void amx_multiply(const TileArgs& tile, float* sums) {
   float* lower = sums + kAmxTileRows * kAmxColumns;
-  if (tile.k_begin == 0) {
+  if (tile.k_begin == 0 && tile.begins_with_bias()) {
+    constexpr std::int64_t kSameRow = 0;  // as a stride: every row is the bias
+    Tiles::template load<0>(tile.bias, kSameRow);
+    Tiles::template load<1>(tile.bias + kAmxLanes, kSameRow);
+    if constexpr (kLower) {
+      Tiles::template load<2>(tile.bias, kSameRow);
+      Tiles::template load<3>(tile.bias + kAmxLanes, kSameRow);
+    }
+  } else if (tile.k_begin == 0) {
     Tiles::template zero<0>();
     Tiles::template zero<1>();
     if constexpr (kLower) {

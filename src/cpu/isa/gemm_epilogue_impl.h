@@ -64,7 +64,7 @@ inline void store_row(const TileArgs& tile, std::int64_t row, const Vector::F* s
 /// Tiles have at most this many rows.
 inline constexpr std::int64_t kMostTileRows = 32;
 
-/// The epilogue of a tile whose sums need a scale, a bias or another activation. `sums` is
+/// The epilogue of a tile whose sums need a scale or another activation. `sums` is
 /// [rows][panels][2·half]: memory, not registers, so that the tiles carry one small function for all of
 /// that instead of a copy each.
 template <RowLayout kLayout, bool kRoundToBf16>
@@ -72,8 +72,8 @@ template <RowLayout kLayout, bool kRoundToBf16>
                                    std::int64_t panels, std::int64_t half) {
   constexpr std::int64_t kLanes = Vector::kLanes;
   const std::int64_t width = panels * 2 * half;
-  for (std::int64_t row = 0; row < rows; ++row) {
-    const Vector::F scale = Vector::set1(tile.row_scale == nullptr ? 1.0F : tile.row_scale[row]);
+  for (std::int64_t row = 0; tile.row_scale != nullptr && row < rows; ++row) {
+    const Vector::F scale = Vector::set1(tile.row_scale[row]);
     for (std::int64_t at = 0; at < width; at += kLanes) {
       float* sum = sums + row * width + at;
       const Vector::F bias = tile.bias == nullptr ? Vector::zero() : Vector::load(tile.bias + at);

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <iterator>
 #include <utility>
 
 #include "cpu/isa/gemm_epilogue_impl.h"
@@ -82,10 +83,13 @@ void gemm_tile(const TileArgs& tile) {
 
   Vector::F sums[kRows][kVectors];
   if (tile.k_begin == 0) {
-#pragma GCC unroll 16
-    for (int row = 0; row < kRows; ++row) {
+    static_assert(kVectors * kLanes <= static_cast<std::int64_t>(std::size(kNoBias)));
+    const float* begin = tile.begins_with_bias() ? tile.bias : kNoBias;
 #pragma GCC unroll 8
-      for (int v = 0; v < kVectors; ++v) sums[row][v] = Vector::zero();
+    for (int v = 0; v < kVectors; ++v) {
+      const Vector::F column = Vector::load(begin + v * kLanes);
+#pragma GCC unroll 16
+      for (int row = 0; row < kRows; ++row) sums[row][v] = column;
     }
   } else {
 #pragma GCC unroll 16

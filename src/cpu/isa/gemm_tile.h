@@ -54,11 +54,14 @@ struct TileArgs {
   const float* bias = nullptr;       ///< [panels][2·lanes], added to the sums; null: none
   const float* row_scale = nullptr;  ///< [rows], multiplies the sums before that; null: 1
 
+  /// Whether the sums begin with the bias, which then costs nothing; a row's scale comes before it.
+  [[nodiscard]] bool begins_with_bias() const { return bias != nullptr && row_scale == nullptr; }
   /// Whether the sums need more than the two plain epilogues.
-  [[nodiscard]] bool adjusted() const {
-    return epilogue == Epilogue::kAct || bias != nullptr || row_scale != nullptr;
-  }
+  [[nodiscard]] bool adjusted() const { return epilogue == Epilogue::kAct || row_scale != nullptr; }
 };
+
+/// What the sums begin with where there is no bias: [2 panels][2·16 lanes].
+alignas(64) inline constexpr float kNoBias[64] = {};
 
 using TileFunction = void (*)(const TileArgs&);
 

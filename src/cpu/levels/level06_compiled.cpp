@@ -116,27 +116,25 @@ class Level06Compiled final : public Level {
     const Depths depths = padded_depths(kernels, problem);
     ArenaPlan plan;
     take_workspace(plan, kernels, problem);
-    // Every buffer is rounded up to whole pages by the kernel.
-    const auto buffer = [&](std::int64_t panels, std::int64_t depth) {
-      constexpr std::size_t kPage = 4096;
-      const std::int64_t bytes =
-          panels * PackedMatrices::panel_bytes_for(kernels, problem.dtype, depth);
-      return std::uint64_t{round_up(static_cast<std::size_t>(bytes), kPage)};
+    const auto buffer = [&](std::int64_t matrices, std::int64_t panels, std::int64_t depth) {
+      return std::uint64_t{PackedMatrices::buffer_bytes_for(
+          matrices, panels, PackedMatrices::panel_bytes_for(kernels, problem.dtype, depth))};
     };
     const std::int64_t gate_up =
-        shape.experts *
         PackedMatrices::gate_up_panels_for(kernels, shape.intermediate, problem.activation.gated());
-    const std::int64_t down = shape.experts * PackedMatrices::panels_for(kernels, shape.hidden);
+    const std::int64_t down = PackedMatrices::panels_for(kernels, shape.hidden);
     const std::int64_t router = problem.router.scoring == Scoring::kGiven
                                     ? 0
                                     : PackedMatrices::panels_for(kernels, problem.shape.experts);
-    const std::int64_t biases = problem.expert_bias ? static_cast<std::int64_t>(sizeof(float)) *
-                                                          (gate_up + down) * kernels.panel_columns()
-                                                    : 0;
+    const std::int64_t biases = problem.expert_bias
+                                    ? static_cast<std::int64_t>(sizeof(float)) * shape.experts *
+                                          (gate_up + down) * kernels.panel_columns()
+                                    : 0;
     return {.workspace = plan.bytes(),
             .transient = 0,
-            .prepared = buffer(gate_up, depths.hidden) + buffer(down, depths.intermediate) +
-                        buffer(router, depths.hidden) + static_cast<std::uint64_t>(biases)};
+            .prepared = buffer(shape.experts, gate_up, depths.hidden) +
+                        buffer(shape.experts, down, depths.intermediate) +
+                        buffer(1, router, depths.hidden) + static_cast<std::uint64_t>(biases)};
   }
 
   void prepare(const Problem& problem, const Weights& weights,

@@ -96,11 +96,19 @@ void pack_rows(RowLayout layout, DType from, const void* const* rows, int count,
 
 PackedMatrices::PackedMatrices(std::int64_t matrices, std::int64_t panels, std::int64_t panel_bytes,
                                std::int64_t depth)
-    : buffer_(static_cast<std::size_t>(matrices * panels * panel_bytes)),
+    : buffer_(buffer_bytes_for(matrices, panels, panel_bytes)),
       matrices_(matrices),
       panels_(panels),
       panel_bytes_(panel_bytes),
       depth_(depth) {}
+
+std::size_t PackedMatrices::buffer_bytes_for(std::int64_t matrices, std::int64_t panels,
+                                             std::int64_t panel_bytes) {
+  constexpr std::size_t kHugePage = std::size_t{2} << 20;
+  const auto bytes = static_cast<std::size_t>(matrices * panels * panel_bytes);
+  const std::size_t huge = round_up(bytes, kHugePage);
+  return huge - bytes <= bytes / 8 ? huge : HostBuffer::footprint(bytes);
+}
 
 std::int64_t PackedMatrices::panels_for(const GemmKernels& kernels, std::int64_t columns) {
   const std::int64_t width = kernels.panel_columns();

@@ -52,6 +52,12 @@ class PackedMatrices {
   static std::int64_t panel_bytes_for(const GemmKernels& kernels, DType dtype,
                                       std::int64_t padded_depth);
 
+  /// Bytes of the buffer of all matrices: whole pages, and whole huge pages where that adds at most an
+  /// eighth. The last matrix would lie in small pages else; it may be the shared expert, which every
+  /// token reads.
+  static std::size_t buffer_bytes_for(std::int64_t matrices, std::int64_t panels,
+                                      std::int64_t panel_bytes);
+
   [[nodiscard]] const char* panel(std::int64_t matrix, std::int64_t index) const {
     return buffer_.as<const char>() + (matrix * panels_ + index) * panel_bytes_;
   }

@@ -108,11 +108,17 @@ struct GemmCase {
   }
 };
 
+/// What a tile does to its sums before they are stored; null: nothing.
+struct Adjustment {
+  const float* bias = nullptr;       // [columns]
+  const float* row_scale = nullptr;  // [rows]
+};
+
 /// Runs `function` over the depth in pieces of `chunk`, storing c[rows, columns] with a row stride of
 /// `stride` and a canary behind every row.
 inline std::vector<float> run_store(const GemmKernels& kernels, TileFunction function, DType dtype,
-                                    const GemmCase& gemm, std::int64_t columns,
-                                    std::int64_t chunk) {
+                                    const GemmCase& gemm, std::int64_t columns, std::int64_t chunk,
+                                    const Adjustment& adjustment = {}) {
   constexpr float kCanary = -77.0F;
   const std::int64_t stride = columns + 3;
   std::vector<float> c(static_cast<std::size_t>(gemm.rows * stride), kCanary);
@@ -128,6 +134,8 @@ inline std::vector<float> run_store(const GemmKernels& kernels, TileFunction fun
   tile.c = c.data();
   tile.c_stride = stride;
   tile.columns = columns;
+  tile.bias = adjustment.bias;
+  tile.row_scale = adjustment.row_scale;
   for (std::int64_t k = 0; k < gemm.padded; k += chunk) {
     tile.k_begin = k;
     tile.k_end = std::min(k + chunk, gemm.padded);

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <vector>
 
 #include "cpu/isa/gemm_case.h"
 
@@ -21,6 +22,37 @@ inline void expect_store(const GemmKernels& kernels, TileFunction function, DTyp
             << "row " << row << " column " << column;
       } else {
         ASSERT_EQ(got, -77.0) << "written behind the last column, row " << row;
+      }
+    }
+  }
+}
+
+/// A bias, a row's scale and both, over the whole depth and in chunks: sum * scale + bias.
+inline void expect_adjusted_store(const GemmKernels& kernels, TileFunction function, DType dtype,
+                                  const GemmCase& gemm, std::int64_t chunk) {
+  std::vector<float> bias;
+  std::vector<float> scale;
+  for (std::int64_t i = 0; i < gemm.columns; ++i) bias.push_back(1.0F + static_cast<float>(i));
+  for (std::int64_t i = 0; i < gemm.rows; ++i) scale.push_back(0.5F + static_cast<float>(i));
+  const std::int64_t columns = gemm.columns - 3;
+  for (const Adjustment& adjustment :
+       {Adjustment{.bias = bias.data()}, Adjustment{.row_scale = scale.data()},
+        Adjustment{.bias = bias.data(), .row_scale = scale.data()}}) {
+    const auto c = run_store(kernels, function, dtype, gemm, columns, chunk, adjustment);
+    for (std::int64_t row = 0; row < gemm.rows; ++row) {
+      const double factor =
+          adjustment.row_scale == nullptr ? 1 : scale[static_cast<std::size_t>(row)];
+      for (std::int64_t column = 0; column < columns; ++column) {
+        const double added =
+            adjustment.bias == nullptr ? 0 : bias[static_cast<std::size_t>(column)];
+        const double expected = gemm.exact(row, column) * factor + added;
+        // A bias that the sums begin with is in every one of their roundings.
+        const double allowed = gemm.allowed(row, column) * factor +
+                               std::fabs(added) * (static_cast<double>(gemm.depth) + 2) * 0x1p-24;
+        const double got = c[static_cast<std::size_t>(row * (columns + 3) + column)];
+        ASSERT_LE(std::fabs(got - expected), allowed)
+            << "row " << row << " column " << column << (adjustment.bias != nullptr ? " bias" : "")
+            << (adjustment.row_scale != nullptr ? " scale" : "");
       }
     }
   }

@@ -115,6 +115,14 @@ TEST_P(AmxTile, ChunksOfTheDepthAddUp) {
   }
 }
 
+TEST_P(AmxTile, AddsBiasesAndScalesRows) {
+  const GemmCase gemm(kEmulated, DType::kBF16, GetParam(), 1, 3 * kAmxDepth);
+  for (const std::int64_t chunk : {1, 2, 3}) {
+    expect_adjusted_store(kEmulated, amx_tile<EmulatedTiles>, DType::kBF16, gemm,
+                          chunk * kAmxDepth);
+  }
+}
+
 TEST_P(AmxTile, SwiGluWritesTheBlockOfTheNextProduct) {
   const GemmCase gemm(kEmulated, DType::kBF16, GetParam(), 1, 40);
   expect_swiglu(kEmulated, amx_tile<EmulatedTiles>, DType::kBF16, gemm);

@@ -66,6 +66,18 @@ TEST_P(GemmTile, ChunksOfTheDepthAddUp) {
   });
 }
 
+TEST_P(GemmTile, AddsBiasesAndScalesRows) {
+  for_each_block([&](TileShape shape, int rows) {
+    SCOPED_TRACE(testing::Message() << rows << "x" << shape.panels);
+    const GemmCase gemm(kernels(), dtype(), rows, shape.panels, 5 * kernels().depth_multiple);
+    for (const std::int64_t chunk : {2, 5}) {
+      expect_adjusted_store(kernels(), kernels().tile(shape, rows, 0), dtype(), gemm,
+                            chunk * kernels().depth_multiple);
+      if (HasFatalFailure()) return;
+    }
+  });
+}
+
 TEST_P(GemmTile, PrefetchChangesNothing) {
   for_each_block([&](TileShape shape, int rows) {
     SCOPED_TRACE(testing::Message() << rows << "x" << shape.panels);

@@ -20,6 +20,7 @@ Views:
     tune FOLDER            what tuning is worth, from the files of moe tune in a folder
     skew FOLDER            a level under skewed and under uniform routing, from the files NAME_uniform.json and
                            NAME_OTHER.json of a folder
+    blocks FILE            what the blocks of real models cost beside the plain layer, from cpu_blocks
     machine FILE           the machine and the ceilings of a file
 
 A single figure stands within a sentence:
@@ -316,6 +317,27 @@ def myths(path):
     return f"[{path}](/{path})\n\n" + table(header, rows)
 
 
+def blocks(path):
+    with open(ROOT / path, encoding="utf-8") as file:
+        lines = [json.loads(line) for line in file]
+    rows = [line for line in lines if "block" in line]
+    names = list(dict.fromkeys(row["block"] for row in rows))
+    cases = list(dict.fromkeys((row["shape"], row["dtype"]) for row in rows))
+
+    def cell(name, case):
+        for row in rows:
+            if row["block"] == name and (row["shape"], row["dtype"]) == case:
+                return f"{row['over_plain']:.3f} ({row['low']:.3f} to {row['high']:.3f})"
+        return "–"
+
+    header = ["block"] + [f"{shape.split()[0]} {dtype}" for shape, dtype in cases]
+    options = {row["block"]: row["options"] for row in rows}
+    body = [[f"{name}: `{options[name]}`" if options[name] else name] + [cell(name, case) for case in cases]
+            for name in names]
+    return f"[{path}](/{path}): {cases[0][0].split(' ', 1)[1]}, isa {rows[0]['isa']}, {rows[0]['threads']} thread\n\n" + \
+        table(header, body)
+
+
 def json_files(folder, pattern="*.json"):
     return [path.relative_to(ROOT).as_posix() for path in sorted((ROOT / folder).glob(pattern))]
 
@@ -358,7 +380,7 @@ def machine(path):
     return table(["what", "value"], [[key, about[key]] for key in about if not isinstance(about[key], (dict, list))])
 
 
-VIEWS = {"journey": journey, "twins": twins, "scale": scale, "launches": launches, "repeated": repeated, "decode": decode, "gains": gains, "kernels": kernels, "level": level, "myths": myths, "tune": tune, "skew": skew, "machine": machine}
+VIEWS = {"journey": journey, "twins": twins, "scale": scale, "launches": launches, "repeated": repeated, "decode": decode, "gains": gains, "kernels": kernels, "level": level, "myths": myths, "tune": tune, "skew": skew, "blocks": blocks, "machine": machine}
 
 
 def missing(arguments):

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "conformance/levels_under_test.h"
+#include "core/isa.h"
 #include "core/scalar.h"
 #include "core/workload.h"
 #include "moe/verify.h"
@@ -102,6 +103,29 @@ TEST_P(EveryBlock, MatchesTheOracle) {
     EXPECT_TRUE(result.passed) << name_of(dtype) << ": " << result.failure;
     EXPECT_GT(result.worst.rows_compared, 0);
   }
+}
+
+TEST_P(EveryBlock, AnyInstructionSetMatchesTheOracle) {
+  if (kBackend != Backend::kCpu) GTEST_SKIP() << "instruction sets are the CPU's";
+  int ran = 0;
+  std::string reason;
+  for (const DType dtype : {DType::kF32, DType::kBF16}) {
+    const OwnedWeights weights = make_weights(problem(dtype), 7);
+    LayerCheck check(problem(dtype), weights.view(), 7, {});
+    for (const Isa isa : available_isas()) {
+      LayerOptions lowered = options(dtype);
+      lowered.isa = name_of(isa);
+      LayerOrReason created = create_layer(lowered, weights.view());
+      if (!created.layer) {
+        reason = created.reason;
+        continue;
+      }
+      ++ran;
+      const VerifyResult result = check.run(**created.layer);
+      EXPECT_TRUE(result.passed) << name_of(dtype) << " " << name_of(isa) << ": " << result.failure;
+    }
+  }
+  if (ran == 0) GTEST_SKIP() << reason;
 }
 
 /// A level that left any one tensor of the block out would give another y.

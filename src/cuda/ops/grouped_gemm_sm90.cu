@@ -5,7 +5,8 @@
 #include "core/check.h"
 #include "cuda/check.h"
 #include "cuda/launch.h"
-#include "cuda/ops/grouped_gemm_sm90_kernel.cuh"
+#include "cuda/ops/grouped_gemm_sm90_kernels.h"
+#include "cuda/ops/tile_order.h"
 #include "cuda/tensor_map.h"
 
 namespace moe::cuda {
@@ -13,48 +14,42 @@ namespace {
 
 static_assert(TokenMaps::kCount * kRowUnit == kGatheringTile, "a map for each tile size");
 
-/// Calls body.operator()<Config>() for the kernel of the epilogue and tile size.
-template <class Body>
-void with_config(GemmEpilogue epilogue, int largest_tile, Body&& body) {
-  const auto with_tile = [&]<GemmEpilogue kEpilogue>() {
-    if (largest_tile == kGatheringTile) {
-      body.template operator()<GemmConfig<kEpilogue, Division::kPingpong, kGatheringTile, 5>>();
-    } else if (largest_tile == kDeepTile) {
-      body.template operator()<GemmConfig<kEpilogue, Division::kPingpong, kDeepTile, 6>>();
-    } else {
-      body.template
-      operator()<GemmConfig<kEpilogue, Division::kCooperative, kCooperativeTile / 2, 4>>();
-    }
-  };
-  if (epilogue == GemmEpilogue::kSwiGLU) {
-    with_tile.template operator()<GemmEpilogue::kSwiGLU>();
-  } else {
-    with_tile.template operator()<GemmEpilogue::kStore>();
+GroupedGemmKernel kernel_for(GemmEpilogue epilogue, int largest_tile) {
+  switch (epilogue) {
+    case GemmEpilogue::kStore:
+      return grouped_gemm_kernel_for<GemmEpilogue::kStore>(largest_tile);
+    case GemmEpilogue::kSwiGLU:
+      return grouped_gemm_kernel_for<GemmEpilogue::kSwiGLU>(largest_tile);
+    case GemmEpilogue::kGated:
+      return grouped_gemm_kernel_for<GemmEpilogue::kGated>(largest_tile);
+    case GemmEpilogue::kReLU2:
+      return grouped_gemm_kernel_for<GemmEpilogue::kReLU2>(largest_tile);
+    case GemmEpilogue::kStoreBias:
+      return grouped_gemm_kernel_for<GemmEpilogue::kStoreBias>(largest_tile);
   }
+  return {};
 }
 
 /// Blocks of a persistent grid: as many clusters as the device holds at once.
-template <class Config>
-int resident_blocks(const DeviceFacts& facts) {
-  MOE_CUDA_CHECK(cudaFuncSetAttribute(grouped_gemm_kernel<Config>,
-                                      cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                      Config::kSharedBytes));
-  const int most = facts.multiprocessors / Config::kCluster * Config::kCluster;
+int resident_blocks(const GroupedGemmKernel& kernel, const DeviceFacts& facts) {
+  MOE_CUDA_CHECK(cudaFuncSetAttribute(kernel.function, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                      kernel.shared_bytes));
+  const int most = facts.multiprocessors / kernel.cluster * kernel.cluster;
   cudaLaunchConfig_t config{};
   config.gridDim = dim3(static_cast<unsigned>(most));
-  config.blockDim = dim3(Config::kThreads);
-  config.dynamicSmemBytes = Config::kSharedBytes;
+  config.blockDim = dim3(static_cast<unsigned>(kernel.threads));
+  config.dynamicSmemBytes = static_cast<std::size_t>(kernel.shared_bytes);
   cudaLaunchAttribute cluster{};
   cluster.id = cudaLaunchAttributeClusterDimension;
-  cluster.val.clusterDim.x = Config::kCluster;
+  cluster.val.clusterDim.x = static_cast<unsigned>(kernel.cluster);
   cluster.val.clusterDim.y = cluster.val.clusterDim.z = 1;
   config.attrs = &cluster;
   config.numAttrs = 1;
   int clusters = 0;
-  MOE_CUDA_CHECK(cudaOccupancyMaxActiveClusters(&clusters, grouped_gemm_kernel<Config>, &config));
+  MOE_CUDA_CHECK(cudaOccupancyMaxActiveClusters(&clusters, kernel.function, &config));
   MOE_CHECK(clusters > 0, "{} cannot hold a cluster of {} blocks with {} bytes of shared memory",
-            facts.name, Config::kCluster, Config::kSharedBytes);
-  return std::min(clusters * Config::kCluster, most);
+            facts.name, kernel.cluster, kernel.shared_bytes);
+  return std::min(clusters * kernel.cluster, most);
 }
 
 }  // namespace
@@ -102,18 +97,17 @@ std::string to_string(const GroupedGemmConfig& config) {
 }
 
 std::size_t grouped_gemm_shared_bytes(int largest_tile) {
-  std::size_t most = 0;
+  int most = 0;
   for (const GemmEpilogue epilogue : {GemmEpilogue::kSwiGLU, GemmEpilogue::kStore}) {
-    with_config(epilogue, largest_tile, [&]<class Config>() {
-      most = std::max(most, static_cast<std::size_t>(Config::kSharedBytes));
-    });
+    most = std::max(most, kernel_for(epilogue, largest_tile).shared_bytes);
   }
-  return most;
+  return static_cast<std::size_t>(most);
 }
 
 struct GroupedGemmSm90::State {
   GroupedGemmSpec spec;
   GroupedGemmConfig config;
+  GroupedGemmKernel kernel;
   int blocks = 0;
   // Descriptions of the buffers of the last run.
   const void* rows = nullptr;
@@ -159,8 +153,8 @@ GroupedGemmSm90::GroupedGemmSm90(const GroupedGemmSpec& spec, const GroupedGemmC
   MOE_INTERNAL_CHECK(config.largest_tile == kGatheringTile || config.largest_tile == kDeepTile ||
                          config.largest_tile == kCooperativeTile,
                      "no kernel for tiles of {} rows", config.largest_tile);
-  with_config(spec.epilogue, config.largest_tile,
-              [&]<class Config>() { state_->blocks = resident_blocks<Config>(facts); });
+  state_->kernel = kernel_for(spec.epilogue, config.largest_tile);
+  state_->blocks = resident_blocks(state_->kernel, facts);
 }
 GroupedGemmSm90::GroupedGemmSm90(GroupedGemmSm90&&) noexcept = default;
 GroupedGemmSm90& GroupedGemmSm90::operator=(GroupedGemmSm90&&) noexcept = default;
@@ -172,19 +166,19 @@ const GroupedGemmConfig& GroupedGemmSm90::config() const {
 
 int GroupedGemmSm90::announcements() const {
   const auto pairs = static_cast<int>((state_->spec.feature_blocks + 1) / 2);
-  int consumers = 0;  // of both blocks
-  with_config(state_->spec.epilogue, state_->config.largest_tile,
-              [&]<class Config>() { consumers = Config::kCluster * Config::kConsumersOfTile; });
-  return pairs * consumers;
+  return pairs * state_->kernel.cluster * state_->kernel.consumers_of_tile;
 }
 
 void GroupedGemmSm90::run(const GroupedGemmCall& call, cudaStream_t stream) {
   if (call.capacity == 0) return;
   State& s = *state_;
-  MOE_INTERNAL_CHECK(call.gather_from == nullptr ||
-                         (s.spec.epilogue == GemmEpilogue::kSwiGLU && s.config.gathers()),
-                     "only SwiGLU kernels for tiles of {} and {} rows gather, this one is for {}",
-                     kGatheringTile, kCooperativeTile, s.config.largest_tile);
+  MOE_INTERNAL_CHECK(
+      call.gather_from == nullptr || (activates(s.spec.epilogue) && s.config.gathers()),
+      "only kernels that activate, for tiles of {} and {} rows, gather; this one is for {}",
+      kGatheringTile, kCooperativeTile, s.config.largest_tile);
+  MOE_INTERNAL_CHECK(call.packed_bias == nullptr || (s.spec.epilogue != GemmEpilogue::kStore &&
+                                                     s.spec.epilogue != GemmEpilogue::kSwiGLU),
+                     "the epilogue adds no biases");
   s.describe(call.rows, call.out, call.capacity);
   const GemmArguments arguments{
       .weights = static_cast<const __nv_bfloat16*>(call.packed_weights),
@@ -201,12 +195,13 @@ void GroupedGemmSm90::run(const GroupedGemmCall& call, cudaStream_t stream) {
       .k_blocks = static_cast<int>(s.spec.k_blocks),
       .group_rows = s.config.group_rows,
       .band_features = s.config.band_features,
-      .weights_read_once = s.config.weights_read_once};
-  with_config(s.spec.epilogue, s.config.largest_tile, [&]<class Config>() {
-    launch_overlapping("grouped_gemm_kernel", grouped_gemm_kernel<Config>,
-                       dim3(static_cast<unsigned>(s.blocks)), dim3(Config::kThreads),
-                       Config::kSharedBytes, stream, s.tokens, s.out_maps, arguments);
-  });
+      .weights_read_once = s.config.weights_read_once,
+      .bias = call.packed_bias,
+      .activation = s.spec.activation};
+  launch_overlapping(
+      "grouped_gemm_kernel", s.kernel.function, dim3(static_cast<unsigned>(s.blocks)),
+      dim3(static_cast<unsigned>(s.kernel.threads)),
+      static_cast<std::size_t>(s.kernel.shared_bytes), stream, s.tokens, s.out_maps, arguments);
 }
 
 }  // namespace moe::cuda

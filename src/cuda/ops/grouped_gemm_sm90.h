@@ -13,14 +13,28 @@
 #include <string>
 
 #include "cuda/backend.h"
+#include "cuda/device/activation_step.h"
 #include "cuda/ops/row_tiles.h"
 
 namespace moe::cuda {
 
+/// The first two have no biases and are what every other one is measured against.
 enum class GemmEpilogue : std::uint8_t {
-  kStore,   // out [R, features]
-  kSwiGLU,  // weights from pack_gate_up_blocked; out [R, features / 2] = silu(gate) · up
+  kStore,      // out [R, features]
+  kSwiGLU,     // gate and up rows in pairs; out [R, features / 2] = silu(gate) · up
+  kGated,      // the same with biases and any gated activation: GroupedGemmSpec::activation
+  kReLU2,      // out [R, features] = max(sum + bias, 0)²
+  kStoreBias,  // out [R, features] = sum + bias
 };
+/// Whether weights come from pack_gate_up_blocked.
+constexpr bool has_pairs(GemmEpilogue epilogue) {
+  return epilogue == GemmEpilogue::kSwiGLU || epilogue == GemmEpilogue::kGated;
+}
+/// Whether it makes act out of x: these kernels can take rows in the tokens' order and tell the next
+/// one which of their row tiles are finished.
+constexpr bool activates(GemmEpilogue epilogue) {
+  return has_pairs(epilogue) || epilogue == GemmEpilogue::kReLU2;
+}
 
 /// Sizes that are fixed when weights are packed.
 struct GroupedGemmSpec {
@@ -29,6 +43,7 @@ struct GroupedGemmSpec {
   std::int64_t feature_blocks = 0;  // of 128 features (pack_blocked.h)
   std::int64_t k_blocks = 0;        // of 64 elements; rows have 64 · k_blocks columns
   std::int64_t out_columns = 0;     // row length of out, a multiple of 64
+  ActivationStep activation = {};   // of kGated
 };
 
 /// Tile sizes that the kernel is compiled for, in rows. With 192 it can gather its rows beside the
@@ -46,7 +61,7 @@ struct GroupedGemmConfig {
   bool weights_read_once =
       false;  // an expert's rows are one tile as a rule: L2 need not keep weights
   [[nodiscard]] bool cooperative() const { return largest_tile == kCooperativeTile; }
-  /// Whether the SwiGLU kernel takes rows in the tokens' order.
+  /// Whether a kernel that activates takes rows in the tokens' order.
   [[nodiscard]] bool gathers() const { return largest_tile != kDeepTile; }
   bool operator==(const GroupedGemmConfig&) const = default;
 };
@@ -64,11 +79,14 @@ struct GroupedGemmConfig {
 
 struct GroupedGemmCall {
   void* rows = nullptr;  ///< [capacity, 64 · k_blocks] by expert; 16-byte aligned, better 128
-  /// With the SwiGLU epilogue and config.gathers() only: [tokens, 64 · k_blocks], 16-byte aligned, read
+  /// Where the epilogue activates and config.gathers() only: [tokens, 64 · k_blocks], 16-byte aligned, read
   /// by row_to_token. Tiles of kGatheringTile fill `rows` from it on the way, in the order in which
   /// they need it; tiles of kCooperativeTile leave `rows` alone. Null: `rows` is complete.
   const void* gather_from = nullptr;
   const void* packed_weights = nullptr;
+  /// [experts, feature_blocks, 128] in the order of the packed rows (pack_blocked.h). Null: none. kStore
+  /// and kSwiGLU take none.
+  const float* packed_bias = nullptr;
   void* out = nullptr;        ///< [capacity, out_columns], aligned like rows
   std::int64_t capacity = 0;  ///< rows of either that exist; more than all experts have may be read
   RowTiles row_tiles;

@@ -1,4 +1,4 @@
-// The consumers of grouped_gemm_sm90_kernel.cuh: products of a tile, SwiGLU, stores.
+// The consumers of grouped_gemm_sm90_kernel.cuh: products of a tile, activation, stores.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -6,8 +6,10 @@
 #include <cstdint>
 #include <type_traits>
 
+#include "cuda/device/activation.cuh"
 #include "cuda/device/bulk_copy.cuh"
 #include "cuda/device/cluster.cuh"
+#include "cuda/device/constant_load.cuh"
 #include "cuda/device/elect.cuh"
 #include "cuda/device/global_flag.cuh"
 #include "cuda/device/mbarrier.cuh"
@@ -61,15 +63,61 @@ __device__ __forceinline__ void store_partial(std::uint32_t box, int thread, int
                            column + piece * 8) = value;
 }
 
-/// 64 columns and up to kChunkRows rows, from `first` on, from registers to the chunk. Sums of features f
-/// and f + 8 of a band of 16 are in the same thread (wgmma_bf16.cuh); the transposing store makes tokens
-/// the rows.
+/// What the epilogue does to sums: those of features f and f + 8 of a band of 16 are in the same thread
+/// (wgmma_bf16.cuh).
+template <class Config>
+struct Epilogue {
+  /// Gate and up of one output.
+  static __device__ __forceinline__ float pair(float gate, float up, int) {
+    return silu<__nv_bfloat16>(gate) * up;
+  }
+  /// Feature f + 8 · upper.
+  static __device__ __forceinline__ float single(float sum, int, int) { return sum; }
+};
+template <class Config>
+requires Config::kBias struct Epilogue<Config> {
+  const GemmArguments& p;
+  float bias[2][2];  // of the thread's features: [half of the feature block][upper]
+
+  /// Begins to load the biases.
+  __device__ __forceinline__ Epilogue(const GemmArguments& arguments, const Work& work,
+                                      const Consumer<Config>& me)
+      : p(arguments) {
+    int block = work.weight_block;
+    if constexpr (Config::kCooperative) {
+      // That of the consumer, not that which its block loads. An odd last one is there twice.
+      const bool second = work.feature_block() + 1 < p.feature_blocks;
+      block += second ? me.index - static_cast<int>(cluster_rank()) : 0;
+    }
+    const float* const from = p.bias + static_cast<std::int64_t>(block) * kBlockFeatures +
+                              me.warp * 16 + me.thread % 32 / 4;
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+#pragma unroll
+      for (int upper = 0; upper < 2; ++upper) {
+        bias[half][upper] = p.bias != nullptr ? load_in_place(from + half * 64 + upper * 8) : 0;
+      }
+    }
+  }
+  [[nodiscard]] __device__ __forceinline__ float pair(float gate, float up, int half) const {
+    return gated(p.activation, gate + bias[half][0], up + bias[half][1]);
+  }
+  [[nodiscard]] __device__ __forceinline__ float single(float sum, int half, int upper) const {
+    const float value = sum + bias[half][upper];
+    if constexpr (Config::kEpilogue == GemmEpilogue::kReLU2) return relu2(value);
+    return value;
+  }
+};
+
+/// 64 columns and up to kChunkRows rows, from `first` on, from registers to the chunk; the transposing
+/// store makes tokens the rows.
 template <class Config, int kRows>
-__device__ __forceinline__ void fill_chunk(const float (&sums)[2][kRows / 2], int half, int first,
+__device__ __forceinline__ void fill_chunk(const float (&sums)[2][kRows / 2],
+                                           const Epilogue<Config>& epilogue, int half, int first,
                                            std::uint32_t to, int thread) {
   const int lane = thread % 32;
   const int warp = thread / 32;
-  if constexpr (Config::kEpilogue == GemmEpilogue::kSwiGLU) {
+  if constexpr (Config::kPairs) {
     // Both halves of the features at once; 8 columns a warp and half, 32 rows an instruction.
 #pragma unroll
     for (int part = 0; part < 2 * Config::kChunkRows / 32; ++part) {
@@ -81,8 +129,8 @@ __device__ __forceinline__ void fill_chunk(const float (&sums)[2][kRows / 2], in
       for (int q = 0; q < 4; ++q) {
         const int i = (from + q * 8) / 2;
         if (from + q * 8 < kRows) {
-          packed[q] = pack_bf16(silu<__nv_bfloat16>(sums[h][i]) * sums[h][i + 2],
-                                silu<__nv_bfloat16>(sums[h][i + 1]) * sums[h][i + 3]);
+          packed[q] = pack_bf16(epilogue.pair(sums[h][i], sums[h][i + 2], h),
+                                epilogue.pair(sums[h][i + 1], sums[h][i + 3], h));
         }
       }
       stmatrix_x4_transposed(
@@ -96,10 +144,12 @@ __device__ __forceinline__ void fill_chunk(const float (&sums)[2][kRows / 2], in
     for (int q = 0; q < Config::kChunkRows / 16; ++q) {
       const int i = (first + q * 16) / 2;
       if (first + q * 16 < kRows) {
-        stmatrix_x4_transposed(address + q * 2048, pack_bf16(sums[half][i], sums[half][i + 1]),
-                               pack_bf16(sums[half][i + 2], sums[half][i + 3]),
-                               pack_bf16(sums[half][i + 4], sums[half][i + 5]),
-                               pack_bf16(sums[half][i + 6], sums[half][i + 7]));
+        const auto packed = [&](int at, int upper) {
+          return pack_bf16(epilogue.single(sums[half][at], half, upper),
+                           epilogue.single(sums[half][at + 1], half, upper));
+        };
+        stmatrix_x4_transposed(address + q * 2048, packed(i, 0), packed(i + 2, 1), packed(i + 4, 0),
+                               packed(i + 6, 1));
       }
     }
   }
@@ -122,10 +172,11 @@ __device__ __forceinline__ void store_boxes(std::uint32_t chunk, int rows, int r
 
 /// `last_stage`: of this consumer's weights in the tile's last stage, which is read.
 template <class Config, int kRows>
-__device__ __forceinline__ void store_tile(const float (&sums)[2][kRows / 2], const Work& work,
+__device__ __forceinline__ void store_tile(const float (&sums)[2][kRows / 2],
+                                           const Epilogue<Config>& epilogue, const Work& work,
                                            std::uint32_t last_stage, Consumer<Config>& me,
                                            const OutMaps& out_maps, const GemmArguments& p) {
-  constexpr int kHalves = Config::kEpilogue == GemmEpilogue::kSwiGLU ? 1 : 2;
+  constexpr int kHalves = Config::kPairs ? 1 : 2;
   const int feature_block = work.feature_block() + (Config::kCooperative ? me.index : 0);
   const int valid = feature_block < p.feature_blocks ? work.valid() : 0;
   const bool storing = me.warp == 0 && elect_lane();
@@ -138,7 +189,7 @@ __device__ __forceinline__ void store_tile(const float (&sums)[2][kRows / 2], co
           me.chunk < Config::kChunksInStage
               ? last_stage + me.chunk * Config::kChunkBytes
               : me.staging + (me.chunk - Config::kChunksInStage) * Config::kChunkBytes;
-      fill_chunk<Config, kRows>(sums, half, first, chunk, me.thread);
+      fill_chunk<Config, kRows>(sums, epilogue, half, first, chunk, me.thread);
       fence_proxy_async();
       // The chunk that is written next must have left.
       if (storing) bulk_wait_group_read<Config::kChunks - 2>();
@@ -247,6 +298,13 @@ __device__ __forceinline__ void multiply_tile(const Work& work, const Shared<Con
   if constexpr (!Config::kCooperative) {
     named_barrier_arrive(Consumer<Config>::kTurnBarrier + (me.index ^ 1), 256);
   }
+  // Loads that the last products hide.
+  const auto epilogue = [&] {
+    if constexpr (Config::kBias)
+      return Epilogue<Config>(p, work, me);
+    else
+      return Epilogue<Config>();
+  }();
   wgmma_wait_group<0>();
   if constexpr (Config::kCooperative) {
     me.chunk = 0;
@@ -260,7 +318,8 @@ __device__ __forceinline__ void multiply_tile(const Work& work, const Shared<Con
     if (p.finished != nullptr && me.unannounced >= 0) hand_on(shared, me, me.unannounced);
     me.unannounced = work.row_tile;
   }
-  store_tile<Config, kRows>(sums, work, shared.stage(previous) + me.weights_at, me, out_maps, p);
+  store_tile<Config, kRows>(sums, epilogue, work, shared.stage(previous) + me.weights_at, me,
+                            out_maps, p);
 }
 
 template <class Config>

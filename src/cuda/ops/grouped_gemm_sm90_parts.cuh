@@ -25,13 +25,17 @@ enum class Division : std::uint8_t {
 template <GemmEpilogue kTheEpilogue, Division kTheDivision, int kTheLargestTile, int kTheStages>
 struct GemmConfig {
   static constexpr GemmEpilogue kEpilogue = kTheEpilogue;
+  static constexpr bool kPairs = has_pairs(kEpilogue);
+  static constexpr bool kActivates = activates(kEpilogue);
+  static constexpr bool kBias =
+      kEpilogue != GemmEpilogue::kStore && kEpilogue != GemmEpilogue::kSwiGLU;
   static constexpr bool kCooperative = kTheDivision == Division::kCooperative;
   static constexpr int kCluster = 2;
   static constexpr int kLargestTile = kTheLargestTile;  // of one block
   static constexpr int kStages = kTheStages;
   // A warpgroup that copies rows from the tokens' order straight into the ring. Where there is none, the
   // loader fetches boxes of rows that are in the experts' order.
-  static constexpr int kRowThreads = kCooperative && kEpilogue == GemmEpilogue::kSwiGLU ? 128 : 0;
+  static constexpr int kRowThreads = kCooperative && kActivates ? 128 : 0;
   static constexpr int kProducerThreads = 128 + kRowThreads;
   static constexpr int kThreads = kProducerThreads + 2 * 128;
   // A consumer needs one for each of its sums a thread; with 240 and 24 the loading warpgroup spilled.
@@ -52,16 +56,16 @@ struct GemmConfig {
   static constexpr int kChunksInStage =
       kCooperative ? static_cast<int>(kBlockBytes) / kChunkBytes : 0;
   static constexpr int kChunks = kChunksInStage + kStagingBytes / kChunkBytes;
-  static constexpr int kOutputFeatures = kEpilogue == GemmEpilogue::kSwiGLU ? 64 : 128;  // a tile's
+  static constexpr int kOutputFeatures = kPairs ? 64 : 128;  // a tile's
   // Pieces of rows on their way from the tokens' order to the experts'. What is left of shared memory.
   static constexpr int kGatherPieces =
-      kEpilogue == GemmEpilogue::kSwiGLU && !kCooperative && kLargestTile == kGatheringTile ? 5 : 0;
+      kActivates && !kCooperative && kLargestTile == kGatheringTile ? 5 : 0;
   static constexpr int kGatherPieceBytes = 2048;
   // Shared memory, from a 1024-byte boundary on.
   static constexpr int kStagingAt = kStages * kStageBytes;
   static constexpr int kPiecesAt = kStagingAt + 2 * kStagingBytes;
   // Whether there is a kernel that can begin on finished row tiles of this one's output.
-  static constexpr bool kAnnounces = kEpilogue == GemmEpilogue::kSwiGLU;
+  static constexpr bool kAnnounces = kActivates;
   static constexpr int kQueueAt = kPiecesAt + kGatherPieces * kGatherPieceBytes;
   static constexpr int kStoredTilesAt = kQueueAt + 2 * 16;  // row tile of each consumer
   static constexpr int kBarriersAt = kStoredTilesAt + 2 * 16;
@@ -98,6 +102,9 @@ struct GemmArguments {
   int group_rows;
   int band_features;
   bool weights_read_once;
+  // Of Config::kBias.
+  const float* bias;  // as GroupedGemmCall::packed_bias
+  ActivationStep activation;
 };
 
 /// What a block does next, as the scheduler puts it into the queue.

@@ -19,7 +19,20 @@ struct Source {
   const std::uint16_t* up;    // null: plain rows
   std::int64_t rows;          // of each matrix of one expert
   std::int64_t depth;
+  std::int64_t stride;  // elements from row to row
 };
+
+/// Which row a packed row is.
+struct PackedRow {
+  bool of_up;
+  std::int64_t feature;
+};
+__device__ __forceinline__ PackedRow packed_row(bool pairs, std::int64_t feature_block, int row) {
+  if (!pairs) return {false, feature_block * kBlockFeatures + row};
+  const int band = row / (2 * kBand);
+  const int in_band = row % (2 * kBand);
+  return {in_band >= kBand, feature_block * (kBlockFeatures / 2) + band * kBand + in_band % kBand};
+}
 
 /// Eight elements of a row from `first` on; zeros behind its end.
 __device__ __forceinline__ uint4 load_chunk(const std::uint16_t* row, std::int64_t first,
@@ -50,22 +63,29 @@ __global__ void __launch_bounds__(kThreads)
     const std::int64_t feature_block = block / k_blocks % feature_blocks;
     const std::int64_t expert = block / k_blocks / feature_blocks;
 
-    const std::uint16_t* matrix = source.gate;
-    std::int64_t feature = feature_block * kBlockFeatures + row;
-    if (source.up != nullptr) {
-      const int band = row / (2 * kBand);
-      const int in_band = row % (2 * kBand);
-      if (in_band >= kBand) matrix = source.up;
-      feature = feature_block * (kBlockFeatures / 2) + band * kBand + in_band % kBand;
-    }
+    const PackedRow from = packed_row(source.up != nullptr, feature_block, row);
+    const std::uint16_t* const matrix = from.of_up ? source.up : source.gate;
     const std::int64_t first = k_block * kBlockDepth + (place ^ (row & 7)) * kChunk;
     uint4 chunk{0, 0, 0, 0};
-    if (feature < source.rows && first < source.depth) {
-      chunk =
-          load_chunk(matrix + (expert * source.rows + feature) * source.depth, first, source.depth);
+    if (from.feature < source.rows && first < source.depth) {
+      chunk = load_chunk(matrix + (expert * source.rows + from.feature) * source.stride, first,
+                         source.depth);
     }
     packed[i] = chunk;
   }
+}
+
+/// A thread a packed row.
+__global__ void __launch_bounds__(kThreads)
+    pack_bias_kernel(const float* gate, const float* up, std::int64_t rows, std::int64_t features,
+                     std::int64_t feature_blocks, float* __restrict__ packed) {
+  const std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * kThreads + threadIdx.x;
+  if (i >= rows) return;
+  const std::int64_t block = i / kBlockFeatures;
+  const PackedRow from =
+      packed_row(gate != nullptr, block % feature_blocks, static_cast<int>(i % kBlockFeatures));
+  const float* const bias = gate == nullptr || from.of_up ? up : gate;
+  packed[i] = from.feature < features ? bias[block / feature_blocks * features + from.feature] : 0;
 }
 
 void launch(const Source& source, std::int64_t experts, const BlockedShape& shape, void* packed,
@@ -85,15 +105,33 @@ void pack_gate_up_blocked(const void* gate, const void* up, std::int64_t experts
                           std::int64_t hidden, std::int64_t intermediate, void* packed,
                           cudaStream_t stream) {
   launch({static_cast<const std::uint16_t*>(gate), static_cast<const std::uint16_t*>(up),
-          intermediate, hidden},
+          intermediate, hidden, hidden},
          experts, BlockedShape::gate_up(hidden, intermediate), packed, stream);
 }
 
 void pack_rows_blocked(const void* weights, std::int64_t experts, std::int64_t features,
                        std::int64_t depth, void* packed, cudaStream_t stream) {
   const BlockedShape shape{blocks_of(features, kBlockFeatures), blocks_of(depth, kBlockDepth)};
-  launch({static_cast<const std::uint16_t*>(weights), nullptr, features, depth}, experts, shape,
-         packed, stream);
+  launch({static_cast<const std::uint16_t*>(weights), nullptr, features, depth, depth}, experts,
+         shape, packed, stream);
+}
+
+void pack_part_blocked(const PartOfExpert& part, const BlockedShape& shape, void* packed,
+                       cudaStream_t stream) {
+  const auto* const rows = static_cast<const std::uint16_t*>(part.rows);
+  const auto* const gate = static_cast<const std::uint16_t*>(part.gate);
+  launch({gate != nullptr ? gate : rows, gate != nullptr ? rows : nullptr, part.features,
+          part.depth, part.stride},
+         1, shape, packed, stream);
+}
+
+void pack_bias_blocked(const float* gate, const float* up, std::int64_t experts,
+                       std::int64_t features, std::int64_t feature_blocks, float* packed,
+                       cudaStream_t stream) {
+  const std::int64_t rows = experts * feature_blocks * kBlockFeatures;
+  pack_bias_kernel<<<static_cast<unsigned>((rows + kThreads - 1) / kThreads), kThreads, 0,
+                     stream>>>(gate, up, rows, features, feature_blocks, packed);
+  MOE_CUDA_CHECK_LAUNCH("pack_bias_kernel");
 }
 
 }  // namespace moe::cuda

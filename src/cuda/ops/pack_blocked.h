@@ -5,6 +5,8 @@
 //   packed[expert][feature block][k block][128 rows x 64]
 //
 // Sizes are padded with zeros: features to whole blocks, the reduction to whole blocks.
+//
+// Where there is a gate, its rows alternate with those of up (pack_gate_up_blocked).
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -21,13 +23,18 @@ constexpr std::int64_t blocks_of(std::int64_t size, std::int64_t block) {
   return (size + block - 1) / block;
 }
 
-/// Blocks of one expert's gate and up projections together: each holds 64 rows of either.
+/// Blocks of one expert.
 struct BlockedShape {
   std::int64_t feature_blocks = 0;
   std::int64_t k_blocks = 0;
 
+  /// Of gate and up together: a block holds 64 rows of either.
   static constexpr BlockedShape gate_up(std::int64_t hidden, std::int64_t intermediate) {
     return {blocks_of(intermediate, kBlockFeatures / 2), blocks_of(hidden, kBlockDepth)};
+  }
+  /// Of up without a gate.
+  static constexpr BlockedShape up(std::int64_t hidden, std::int64_t intermediate) {
+    return {blocks_of(intermediate, kBlockFeatures), blocks_of(hidden, kBlockDepth)};
   }
   static constexpr BlockedShape down(std::int64_t hidden, std::int64_t intermediate) {
     return {blocks_of(hidden, kBlockFeatures), blocks_of(intermediate, kBlockDepth)};
@@ -47,5 +54,23 @@ void pack_gate_up_blocked(const void* gate, const void* up, std::int64_t experts
 /// Plain rows: weights [E,features,depth] -> packed.
 void pack_rows_blocked(const void* weights, std::int64_t experts, std::int64_t features,
                        std::int64_t depth, void* packed, cudaStream_t stream);
+
+/// Matrices of one expert that may be smaller than those of the others and lie in larger ones.
+struct PartOfExpert {
+  const void* gate = nullptr;  ///< null: plain rows
+  const void* rows = nullptr;  ///< [features, depth]; beside gate, up
+  std::int64_t features = 0;
+  std::int64_t depth = 0;
+  std::int64_t stride = 0;  ///< elements from row to row
+};
+/// -> the blocks of one expert of `shape`; what the part does not have is zeros.
+void pack_part_blocked(const PartOfExpert& part, const BlockedShape& shape, void* packed,
+                       cudaStream_t stream);
+
+/// Biases in the order of packed rows, [E, feature blocks, 128], those that are not there 0: of
+/// up [E,features] and, unless it is null, gate [E,features], whose rows alternate with them.
+void pack_bias_blocked(const float* gate, const float* up, std::int64_t experts,
+                       std::int64_t features, std::int64_t feature_blocks, float* packed,
+                       cudaStream_t stream);
 
 }  // namespace moe::cuda

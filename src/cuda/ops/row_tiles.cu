@@ -20,7 +20,8 @@ static_assert(kMaxExperts <= kThreads, "one thread an expert");
 __device__ __forceinline__ void invert(const RowTilesInput& in, std::int32_t* row_to_token,
                                        std::int64_t first, std::int64_t stride) {
   for (std::int64_t i = first; i < in.routed; i += stride) {
-    row_to_token[in.dst_row[i]] = static_cast<std::int32_t>(i / in.top_k);
+    const std::int32_t row = in.dst_row[i];
+    if (row >= 0) row_to_token[row] = static_cast<std::int32_t>(i / in.top_k);
   }
 }
 

@@ -1,0 +1,29 @@
+// The definition behind grouped_gemm_sm90_kernels.h, for the files that compile kernels.
+#pragma once
+
+#include "cuda/ops/grouped_gemm_sm90_kernel.cuh"
+#include "cuda/ops/grouped_gemm_sm90_kernels.h"
+
+namespace moe::cuda {
+
+template <class Config>
+GroupedGemmKernel kernel_of_config() {
+  return {.function = grouped_gemm_kernel<Config>,
+          .threads = Config::kThreads,
+          .shared_bytes = Config::kSharedBytes,
+          .cluster = Config::kCluster,
+          .consumers_of_tile = Config::kConsumersOfTile};
+}
+
+template <GemmEpilogue kEpilogue>
+GroupedGemmKernel grouped_gemm_kernel_for(int largest_tile) {
+  if (largest_tile == kGatheringTile) {
+    return kernel_of_config<GemmConfig<kEpilogue, Division::kPingpong, kGatheringTile, 5>>();
+  }
+  if (largest_tile == kDeepTile) {
+    return kernel_of_config<GemmConfig<kEpilogue, Division::kPingpong, kDeepTile, 6>>();
+  }
+  return kernel_of_config<GemmConfig<kEpilogue, Division::kCooperative, kCooperativeTile / 2, 4>>();
+}
+
+}  // namespace moe::cuda

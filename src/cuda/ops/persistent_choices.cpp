@@ -74,9 +74,9 @@ std::string check_of(const json& content) {
 }
 
 /// Whether the tuner could have chosen it.
-bool usable(const PersistentChoice& choice, const Shape& shape, const DeviceFacts& facts) {
+bool usable(const PersistentChoice& choice, const Problem& problem, const DeviceFacts& facts) {
   if (choice.tokens < 1) return false;
-  const std::vector<PersistentPlan> plans = candidate_plans(shape, choice.tokens, facts).plans;
+  const std::vector<PersistentPlan> plans = candidate_plans(problem, choice.tokens, facts).plans;
   return std::find(plans.begin(), plans.end(), choice.plan) != plans.end();
 }
 
@@ -101,7 +101,7 @@ PersistentChoiceCache::Found PersistentChoiceCache::load() const {
     std::vector<PersistentChoice> choices;
     for (const json& entry : content) {
       choices.push_back(choice_from(entry));
-      if (!usable(choices.back(), problem_.shape, facts_)) {
+      if (!usable(choices.back(), problem_, facts_)) {
         return {{}, "it holds what this layer cannot use"};
       }
     }

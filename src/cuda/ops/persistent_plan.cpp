@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "core/check.h"
+#include "core/expert_set.h"
 #include "cuda/ops/tile_order.h"
 
 namespace moe::cuda {
@@ -90,15 +91,20 @@ GroupedGemmConfig least(GroupedGemmConfig config, const GroupedGemmSpec& spec,
 
 }  // namespace
 
-PersistentSpecs::PersistentSpecs(const Shape& shape) {
-  const PaddedShape padded(shape);
-  gate_up = {.epilogue = GemmEpilogue::kSwiGLU,
-             .experts = shape.experts,
+PersistentSpecs::PersistentSpecs(const Problem& problem) {
+  const PaddedShape padded(problem);
+  const std::int64_t experts = with_shared_slots(problem).experts;
+  const bool plain = problem.activation == Activation{} && !problem.expert_bias;
+  gate_up = {.epilogue = plain                          ? GemmEpilogue::kSwiGLU
+                         : problem.activation.gated() ? GemmEpilogue::kGated
+                                                      : GemmEpilogue::kReLU2,
+             .experts = experts,
              .feature_blocks = padded.gate_up().feature_blocks,
              .k_blocks = padded.gate_up().k_blocks,
-             .out_columns = padded.intermediate};
-  down = {.epilogue = GemmEpilogue::kStore,
-          .experts = shape.experts,
+             .out_columns = padded.intermediate,
+             .activation = ActivationStep::of(problem.activation)};
+  down = {.epilogue = problem.expert_bias ? GemmEpilogue::kStoreBias : GemmEpilogue::kStore,
+          .experts = experts,
           .feature_blocks = padded.down().feature_blocks,
           .k_blocks = padded.down().k_blocks,
           .out_columns = padded.hidden};
@@ -113,24 +119,29 @@ std::string to_string(const PersistentPlan& plan) {
                      plan.down_begins_early ? ", begun on finished row tiles" : "");
 }
 
-PersistentPlan heuristic_plan(const Shape& shape, std::int64_t tokens, const DeviceFacts& facts) {
-  const PersistentSpecs specs(shape);
+PersistentPlan heuristic_plan(const Problem& problem, std::int64_t tokens,
+                              const DeviceFacts& facts) {
+  const Shape& shape = problem.shape;
+  const PersistentSpecs specs(problem);
   const std::int64_t rows = tokens * shape.top_k;
   const int tile =
       choose_row_tile(rows, shape.experts,
                       std::min(specs.gate_up.feature_blocks, specs.down.feature_blocks), facts);
-  return plan_of(specs, rows, {tile, tile != kDeepTile}, facts);
+  return plan_of(specs, rows, {tile, tile != kDeepTile && !problem.router.weight_on_input}, facts);
 }
 
-PersistentCandidates candidate_plans(const Shape& shape, std::int64_t tokens,
+PersistentCandidates candidate_plans(const Problem& problem, std::int64_t tokens,
                                      const DeviceFacts& facts) {
-  const PersistentSpecs specs(shape);
+  const Shape& shape = problem.shape;
+  const Shape with_shared = with_shared_slots(problem);
+  const PersistentSpecs specs(problem);
   const std::int64_t rows = tokens * shape.top_k;
   const std::int64_t mean_rows = (rows + shape.experts - 1) / shape.experts;
   PersistentCandidates candidates;
   std::vector<PersistentPlan> least_plans;
   const auto add = [&](const PersistentPlan& plan) {
-    const std::int64_t most = most_row_tiles(rows, shape.experts, plan.gate_up.largest_tile);
+    const std::int64_t most = most_row_tiles(tokens * with_shared.top_k, with_shared.experts,
+                                             plan.gate_up.largest_tile);
     const PersistentPlan same{.gate_up = least(plan.gate_up, specs.gate_up, most),
                               .down = least(plan.down, specs.down, most),
                               .gathers = plan.gathers,
@@ -139,8 +150,9 @@ PersistentCandidates candidate_plans(const Shape& shape, std::int64_t tokens,
     least_plans.push_back(same);
     candidates.plans.push_back(candidates.plans.empty() ? plan : same);
   };
-  add(heuristic_plan(shape, tokens, facts));
-  for (const Kind& kind : kKinds) {
+  add(heuristic_plan(problem, tokens, facts));
+  for (Kind kind : kKinds) {
+    if (problem.router.weight_on_input) kind.gathers = false;  // twice the same: added once
     if (const std::string reason = pruned(kind, mean_rows, facts); !reason.empty()) {
       candidates.pruned.push_back(name_of(kind) + ": " + reason);
       continue;

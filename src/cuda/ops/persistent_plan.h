@@ -17,19 +17,26 @@ namespace moe::cuda {
 struct PaddedShape {
   std::int64_t hidden;
   std::int64_t intermediate;
+  bool gated;
 
-  explicit PaddedShape(const Shape& shape)
-      : hidden(blocks_of(shape.hidden, kBlockDepth) * kBlockDepth),
-        intermediate(blocks_of(shape.intermediate, kBlockDepth) * kBlockDepth) {}
-  [[nodiscard]] BlockedShape gate_up() const { return BlockedShape::gate_up(hidden, intermediate); }
+  explicit PaddedShape(const Problem& problem)
+      : hidden(blocks_of(problem.shape.hidden, kBlockDepth) * kBlockDepth),
+        intermediate(blocks_of(problem.shape.intermediate, kBlockDepth) * kBlockDepth),
+        gated(problem.activation.gated()) {}
+  /// Without a gate of up alone.
+  [[nodiscard]] BlockedShape gate_up() const {
+    return gated ? BlockedShape::gate_up(hidden, intermediate)
+                 : BlockedShape::up(hidden, intermediate);
+  }
   [[nodiscard]] BlockedShape down() const { return BlockedShape::down(hidden, intermediate); }
 };
 
+/// Both products, of the routed experts and the parts of a shared one.
 struct PersistentSpecs {
   GroupedGemmSpec gate_up;
   GroupedGemmSpec down;
 
-  explicit PersistentSpecs(const Shape& shape);
+  explicit PersistentSpecs(const Problem& problem);
 };
 
 /// What is chosen for a number of tokens. Results do not depend on it: every output is one sum in the
@@ -46,8 +53,9 @@ struct PersistentPlan {
 /// ..."
 [[nodiscard]] std::string to_string(const PersistentPlan& plan);
 
-/// What is used where nothing was timed.
-[[nodiscard]] PersistentPlan heuristic_plan(const Shape& shape, std::int64_t tokens,
+/// What is used where nothing was timed. Goes by the rows of a routed expert: where the router's weight
+/// is on the input, rows differ from expert to expert, and a kernel makes them before.
+[[nodiscard]] PersistentPlan heuristic_plan(const Problem& problem, std::int64_t tokens,
                                             const DeviceFacts& facts);
 
 struct PersistentCandidates {
@@ -56,7 +64,7 @@ struct PersistentCandidates {
 };
 /// Everything worth timing for forwards of `tokens` tokens: kinds of tiles x orders x whether L2 keeps
 /// weights, less what the device or the rows an expert rule out.
-[[nodiscard]] PersistentCandidates candidate_plans(const Shape& shape, std::int64_t tokens,
+[[nodiscard]] PersistentCandidates candidate_plans(const Problem& problem, std::int64_t tokens,
                                                    const DeviceFacts& facts);
 
 /// Numbers of tokens that have a plan of their own, largest first: shape.tokens and the powers of two

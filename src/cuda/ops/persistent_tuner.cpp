@@ -12,7 +12,7 @@ using Clock = std::chrono::steady_clock;
 
 TunedBucket tune_bucket(const PersistentContest& contest, std::int64_t tokens,
                         Clock::time_point deadline) {
-  PersistentCandidates candidates = candidate_plans(contest.shape, tokens, contest.facts);
+  PersistentCandidates candidates = candidate_plans(contest.problem, tokens, contest.facts);
   contest.prepare(tokens);
   const ContestResult result = hold_contest(
       {.candidates = candidates.plans.size(),
@@ -53,7 +53,7 @@ std::vector<TunedBucket> tune_persistent(const PersistentContest& contest,
       tuned.push_back(tune_bucket(contest, buckets[i], share));
     } else {
       tuned.push_back({.choice = {.tokens = buckets[i],
-                                  .plan = heuristic_plan(contest.shape, buckets[i], contest.facts),
+                                  .plan = heuristic_plan(contest.problem, buckets[i], contest.facts),
                                   .routing = contest.routing}});
     }
     tuned.back().choice.budget_seconds = seconds;

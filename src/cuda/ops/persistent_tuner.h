@@ -12,7 +12,7 @@
 namespace moe::cuda {
 
 struct PersistentContest {
-  Shape shape;
+  Problem problem;
   DeviceFacts facts;
   std::string routing;  ///< that `prepare` gives the rows; part of the choice
   /// Called before the samples of a bucket: its first `tokens` tokens are those that count now.

@@ -160,7 +160,7 @@ TEST_F(CudaPersistentTuning, EveryPlanGivesTheOraclesAnswerAndTheSameBits) {
                                     std::pair{Shape{33, 192, 320, 33, 2}, "uniform"}}) {
     place_problem({shape, DType::kBF16}, skew);
     const std::vector<PersistentPlan> plans =
-        candidate_plans(shape, shape.tokens, device().facts()).plans;
+        candidate_plans(problem_, shape.tokens, device().facts()).plans;
     ASSERT_GT(plans.size(), 2U);
     std::vector<std::byte> first;
     for (const PersistentPlan& plan : plans) {

@@ -32,6 +32,10 @@ DeviceFacts hopper() {
 const Shape kQwen = {16384, 2048, 768, 128, 8};
 const Shape kMixtral = {16384, 4096, 14336, 8, 2};
 
+Problem bf16(const Shape& shape) {
+  return {.shape = shape, .dtype = DType::kBF16};
+}
+
 bool has_tile(const PersistentCandidates& candidates, int largest_tile) {
   return std::any_of(
       candidates.plans.begin(), candidates.plans.end(),
@@ -43,12 +47,12 @@ TEST(PersistentCandidates, TheHeuristicIsFirstAndAllAreDifferentAndFit) {
        {kQwen, kMixtral, Shape{1, 64, 64, 1, 1}, Shape{4096, 2880, 2880, 128, 4}}) {
     for (const std::int64_t tokens : token_buckets(shape.tokens)) {
       SCOPED_TRACE(to_string(shape) + ", " + std::to_string(tokens) + " tokens");
-      const PersistentCandidates candidates = candidate_plans(shape, tokens, hopper());
+      const PersistentCandidates candidates = candidate_plans(bf16(shape), tokens, hopper());
       ASSERT_FALSE(candidates.plans.empty());
-      EXPECT_EQ(candidates.plans.front(), heuristic_plan(shape, tokens, hopper()));
+      EXPECT_EQ(candidates.plans.front(), heuristic_plan(bf16(shape), tokens, hopper()));
       EXPECT_LE(candidates.plans.size(), 49U);
       std::set<std::string> names;
-      const PersistentSpecs specs(shape);
+      const PersistentSpecs specs(bf16(shape));
       for (const PersistentPlan& plan : candidates.plans) {
         EXPECT_TRUE(names.insert(to_string(plan)).second) << to_string(plan);
         EXPECT_EQ(plan.gate_up.largest_tile, plan.down.largest_tile);
@@ -65,7 +69,8 @@ TEST(PersistentCandidates, TheHeuristicIsFirstAndAllAreDifferentAndFit) {
 }
 
 TEST(PersistentCandidates, EveryKindOfTileWhereExpertsHaveTheRows) {
-  const PersistentCandidates many = candidate_plans(kQwen, 4096, hopper());  // 256 rows an expert
+  const PersistentCandidates many =
+      candidate_plans(bf16(kQwen), 4096, hopper());  // 256 rows an expert
   for (const int tile : {kGatheringTile, kDeepTile, kCooperativeTile}) {
     EXPECT_TRUE(has_tile(many, tile)) << tile;
   }
@@ -76,18 +81,56 @@ TEST(PersistentCandidates, EveryKindOfTileWhereExpertsHaveTheRows) {
   EXPECT_TRUE(many.pruned.empty());
 }
 
+TEST(PersistentCandidates, OfBlocksOfRealModels) {
+  const auto block = [](const Shape& shape, const char* options) {
+    Problem problem = bf16(shape);
+    set_block_options(problem, options);
+    return problem;
+  };
+  // Which kernels: by biases and activation. A shared expert of 1.5 I has two parts.
+  const PersistentSpecs plain(block(kQwen, "--shared 1152,switch"));
+  EXPECT_EQ(plain.gate_up.epilogue, GemmEpilogue::kSwiGLU);
+  EXPECT_EQ(plain.down.epilogue, GemmEpilogue::kStore);
+  EXPECT_EQ(plain.down.experts, 130);
+  const PersistentSpecs clamped(block(kQwen, "--activation swiglu,alpha=1.702,limit=7,up=1"));
+  EXPECT_EQ(clamped.gate_up.epilogue, GemmEpilogue::kGated);
+  EXPECT_EQ(clamped.gate_up.activation.linear, 1.702F);
+  EXPECT_EQ(clamped.gate_up.feature_blocks, 12);
+  EXPECT_EQ(clamped.down.epilogue, GemmEpilogue::kStore);
+  const PersistentSpecs biased(block(kQwen, "--expert-bias"));
+  EXPECT_EQ(biased.gate_up.epilogue, GemmEpilogue::kGated);
+  EXPECT_EQ(biased.down.epilogue, GemmEpilogue::kStoreBias);
+  const PersistentSpecs ungated(block(kQwen, "--activation relu2"));
+  EXPECT_EQ(ungated.gate_up.epilogue, GemmEpilogue::kReLU2);
+  EXPECT_EQ(ungated.gate_up.feature_blocks, 6);
+
+  // The tile is that of a routed expert's rows, whatever the shared one has.
+  const Problem shared = block(kQwen, "--shared 6144");
+  for (const std::int64_t tokens : {64, 1024, 4096, 16384}) {
+    EXPECT_EQ(heuristic_plan(shared, tokens, hopper()).gate_up.largest_tile,
+              heuristic_plan(bf16(kQwen), tokens, hopper()).gate_up.largest_tile);
+  }
+  // Rows that the router's weight multiplies are made before; every kind of tile is still there.
+  const PersistentCandidates on_input =
+      candidate_plans(block(kQwen, "--router sigmoid,raw,on-input"), 4096, hopper());
+  for (const PersistentPlan& plan : on_input.plans) EXPECT_FALSE(plan.gathers) << to_string(plan);
+  for (const int tile : {kGatheringTile, kDeepTile, kCooperativeTile}) {
+    EXPECT_TRUE(has_tile(on_input, tile)) << tile;
+  }
+}
+
 TEST(PersistentCandidates, ArePrunedByRowsAndBySharedMemory) {
-  const PersistentCandidates few = candidate_plans(kQwen, 64, hopper());  // 4 rows an expert
+  const PersistentCandidates few = candidate_plans(bf16(kQwen), 64, hopper());  // 4 rows an expert
   EXPECT_FALSE(has_tile(few, kCooperativeTile));
   ASSERT_EQ(few.pruned.size(), 1U);
   EXPECT_NE(few.pruned.front().find("4 rows a mean expert"), std::string::npos)
       << few.pruned.front();
   // One tile at most for every expert that can be: all groups are the same order.
-  EXPECT_LT(few.plans.size(), candidate_plans(kQwen, 4096, hopper()).plans.size());
+  EXPECT_LT(few.plans.size(), candidate_plans(bf16(kQwen), 4096, hopper()).plans.size());
 
   DeviceFacts small = hopper();
   small.shared_bytes_per_block = grouped_gemm_shared_bytes(kGatheringTile) - 1;
-  const PersistentCandidates without = candidate_plans(kQwen, 4096, small);
+  const PersistentCandidates without = candidate_plans(bf16(kQwen), 4096, small);
   EXPECT_TRUE(std::any_of(without.pruned.begin(), without.pruned.end(), [](const std::string& why) {
     return why.find("bytes of shared memory") != std::string::npos;
   }));
@@ -98,7 +141,7 @@ TEST(PersistentCandidates, ArePrunedByRowsAndBySharedMemory) {
   }
 
   // 4096 rows an expert: its weights are read by many tiles.
-  const PersistentCandidates many = candidate_plans(kMixtral, 16384, hopper());
+  const PersistentCandidates many = candidate_plans(bf16(kMixtral), 16384, hopper());
   for (const PersistentPlan& plan : many.plans) EXPECT_FALSE(plan.gate_up.weights_read_once);
 }
 
@@ -126,7 +169,7 @@ class PersistentChoiceFile : public testing::Test {
   [[nodiscard]] PersistentChoiceCache cache() const { return {folder_, facts_, problem_}; }
   [[nodiscard]] PersistentChoice example(std::int64_t tokens) const {
     return {.tokens = tokens,
-            .plan = candidate_plans(problem_.shape, tokens, facts_).plans.back(),
+            .plan = candidate_plans(problem_, tokens, facts_).plans.back(),
             .routing = "zipf:1",
             .date = "2026-01-31T12:00:00Z",
             .candidates = 17,
@@ -231,7 +274,7 @@ TEST_F(PersistentChoiceFile, OffReadsAndWritesNothing) {
 
 /// Deep tiles, permuted before, are the fastest from 1024 tokens on; elsewhere all take as long.
 PersistentContest clockwork() {
-  return {.shape = {4096, 2048, 768, 128, 8},
+  return {.problem = bf16({4096, 2048, 768, 128, 8}),
           .facts = hopper(),
           .routing = "uniform",
           .prepare = [](std::int64_t) {},
@@ -252,7 +295,7 @@ TEST(PersistentTuner, TakesWhatIsFasterAndElseTheHeuristic) {
     EXPECT_EQ(choice.routing, "uniform");
     EXPECT_EQ(choice.budget_seconds, 60);
     EXPECT_EQ(static_cast<std::size_t>(choice.candidates), bucket.timings.size());
-    const PersistentPlan heuristic = heuristic_plan(contest.shape, choice.tokens, contest.facts);
+    const PersistentPlan heuristic = heuristic_plan(contest.problem, choice.tokens, contest.facts);
     if (choice.tokens >= 1024) {
       EXPECT_EQ(choice.plan.gate_up.largest_tile, kDeepTile) << choice.tokens;
       if (heuristic.gate_up.largest_tile != kDeepTile) {
@@ -270,7 +313,7 @@ TEST(PersistentTuner, WithoutTimeTheHeuristicStays) {
   for (const TunedBucket& bucket : tune_persistent(contest, {4096, 16}, 1e-9)) {
     EXPECT_FALSE(bucket.choice.complete);
     EXPECT_EQ(bucket.choice.plan,
-              heuristic_plan(contest.shape, bucket.choice.tokens, contest.facts));
+              heuristic_plan(contest.problem, bucket.choice.tokens, contest.facts));
     EXPECT_EQ(bucket.choice.budget_seconds, 1e-9);
   }
 }

@@ -21,13 +21,14 @@
 #include <deque>
 #include <vector>
 
+#include "core/expert_set.h"
 #include "core/workload.h"
 #include "cuda/check.h"
 #include "cuda/level_base.h"
 #include "cuda/ops/grouped_gemm_sm90.h"
-#include "cuda/ops/pack_blocked.h"
 #include "cuda/ops/permute.h"
 #include "cuda/ops/persistent_tuner.h"
+#include "cuda/ops/persistent_weights.h"
 #include "cuda/ops/tile_order.h"
 #include "cuda/stopwatch.h"
 
@@ -43,18 +44,20 @@ struct Products {
   GroupedGemmSm90 gate_up;
   GroupedGemmSm90 down;
 
-  Products(const PersistentPlan& chosen, const Shape& shape, const DeviceFacts& facts)
+  Products(const PersistentPlan& chosen, const Problem& problem, const DeviceFacts& facts)
       : plan(chosen),
-        gate_up(PersistentSpecs(shape).gate_up, chosen.gate_up, facts),
-        down(PersistentSpecs(shape).down, chosen.down, facts) {}
+        gate_up(PersistentSpecs(problem).gate_up, chosen.gate_up, facts),
+        down(PersistentSpecs(problem).down, chosen.down, facts) {}
   [[nodiscard]] int largest_tile() const { return plan.gate_up.largest_tile; }
 };
 
+/// H' and I' are padded (PaddedShape), K counts the slots of a shared expert's parts, too.
 struct Buffers {
   std::byte* rows = nullptr;         // [T·K,H'] x by expert; y by expert once act is made
   std::byte* act = nullptr;          // [T·K,I']
   std::byte* padded = nullptr;       // [T,H'] x, then y; used where H' > H or x is not aligned
-  float* logits = nullptr;           // [T,E]
+  float* logits = nullptr;           // [T,E] of the routed experts
+  float* shared_weights = nullptr;   // [T] of a shared expert's switch
   std::int32_t* topk_idx = nullptr;  // [T,K]
   float* topk_weights = nullptr;     // [T,K]
   Permutation permutation;
@@ -64,8 +67,8 @@ struct Buffers {
 /// The large blocks first: their sizes are multiples of 128 bytes, so that all of them begin at one.
 template <class Memory>
 Buffers carve(Memory& memory, const Problem& problem, const DeviceFacts& facts) {
-  const Shape& shape = problem.shape;
-  const PaddedShape padded(shape);
+  const Shape shape = with_shared_slots(problem);
+  const PaddedShape padded(problem);
   const std::int64_t routed = shape.routed_rows();
   const auto element = static_cast<std::int64_t>(size_of(problem.dtype));
   // Whatever is chosen: the smallest tiles are the most.
@@ -74,7 +77,8 @@ Buffers carve(Memory& memory, const Problem& problem, const DeviceFacts& facts) 
   b.rows = memory.template take<std::byte>(routed * padded.hidden * element);
   b.act = memory.template take<std::byte>(routed * padded.intermediate * element);
   b.padded = memory.template take<std::byte>(shape.tokens * padded.hidden * element);
-  b.logits = memory.template take<float>(shape.tokens * shape.experts);
+  b.logits = memory.template take<float>(shape.tokens * problem.shape.experts);
+  if (problem.shared_switch) b.shared_weights = memory.template take<float>(shape.tokens);
   b.topk_idx = memory.template take<std::int32_t>(routed);
   b.topk_weights = memory.template take<float>(routed);
   b.permutation.expert_offsets = memory.template take<std::int32_t>(shape.experts + 1);
@@ -92,7 +96,7 @@ Buffers carve(Memory& memory, const Problem& problem, const DeviceFacts& facts) 
 
 class Persistent final : public CudaLevel {
  public:
-  [[nodiscard]] Features features() const override { return {.routers = true}; }
+  [[nodiscard]] Features features() const override { return Features::all(); }
   [[nodiscard]] std::string unsupported(const Problem& problem,
                                         const ExecutionOptions& execution) const override {
     if (problem.dtype != DType::kBF16) {
@@ -110,30 +114,22 @@ class Persistent final : public CudaLevel {
                                    const ExecutionOptions& execution) const override {
     ArenaPlan plan;
     static_cast<void>(carve(plan, problem, device_of(execution).facts()));
-    const PaddedShape padded(problem.shape);
     return {.workspace = plan.bytes(),
-            .prepared = kBasePrepared + padded.gate_up().bytes(problem.shape.experts) +
-                        padded.down().bytes(problem.shape.experts)};
+            .prepared = kBasePrepared + PersistentWeights::bytes(problem)};
   }
 
   void prepare(const Problem& problem, const Weights& weights,
                const ExecutionOptions& execution) override {
     keep(problem, weights, execution);
-    const Shape& shape = problem.shape;
-    const PaddedShape padded(shape);
-    packed_gate_up_ = DeviceBuffer(padded.gate_up().bytes(shape.experts));
-    packed_down_ = DeviceBuffer(padded.down().bytes(shape.experts));
-    pack_gate_up_blocked(weights.gate.data, weights.up.data, shape.experts, shape.hidden,
-                         shape.intermediate, packed_gate_up_.data(), stream());
-    pack_rows_blocked(weights.down.data, shape.experts, shape.hidden, shape.intermediate,
-                      packed_down_.data(), stream());
+    packed_ = PersistentWeights(problem, weights, stream());
     choose(execution);
     device_->synchronise();  // packing is part of prepare's time
   }
 
   void forward(Context& context, const TensorView& x, const TensorView& y) override {
     const Buffers b = carve(context.arena, problem_, device_->facts());
-    route(context, x, 0, x.dim(0), {b.logits, b.topk_idx, b.topk_weights, b.permutation});
+    route(context, x, 0, x.dim(0),
+          {b.logits, b.topk_idx, b.topk_weights, b.permutation, b.shared_weights});
     multiply(context, products_for(x.dim(0)), x, y, b);
   }
 
@@ -149,6 +145,8 @@ class Persistent final : public CudaLevel {
   /// Times `buckets`. Its memory is the workspace's, which does not exist yet.
   [[nodiscard]] std::vector<TunedBucket> tune(const std::vector<std::int64_t>& buckets,
                                               const ExecutionOptions& execution);
+  /// The same with the slots of a shared expert's parts.
+  [[nodiscard]] RouteTrace with_parts(const RouteTrace& drawn) const;
   [[nodiscard]] Products& products_of(const PersistentPlan& plan);
   [[nodiscard]] Products& products_for(std::int64_t tokens) {
     return *chosen_[bucket_of(buckets_, tokens)];
@@ -170,13 +168,13 @@ class Persistent final : public CudaLevel {
   }
 
   [[nodiscard]] bool pads_hidden() const {
-    return PaddedShape(problem_.shape).hidden != problem_.shape.hidden;
+    return PaddedShape(problem_).hidden != problem_.shape.hidden;
   }
 
   /// expert_offsets, dst_row, and the list of row tiles.
   void plan_rows(Context& context, const Products& products, std::int64_t tokens,
                  const Buffers& b) {
-    const Shape& shape = problem_.shape;
+    const Shape& shape = routed_;
     const int largest = products.largest_tile();
     build_row_tiles({.expert_offsets = b.permutation.expert_offsets,
                      .experts = shape.experts,
@@ -196,7 +194,7 @@ class Persistent final : public CudaLevel {
   /// Where x has it already, nothing happens. Returns what to gather from.
   const void* align_rows(Context& context, const TensorView& x, const Buffers& b) {
     const auto given_bytes = element_bytes(problem_.shape.hidden);
-    const auto row_bytes = element_bytes(PaddedShape(problem_.shape).hidden);
+    const auto row_bytes = element_bytes(PaddedShape(problem_).hidden);
     const auto count = static_cast<std::size_t>(x.dim(0));
     if (!pads_hidden() && reinterpret_cast<std::uintptr_t>(x.data) % 16 == 0) return x.data;
     if (pads_hidden()) {
@@ -211,19 +209,15 @@ class Persistent final : public CudaLevel {
 
   void gate_up(Context& context, Products& products, const void* x, std::int64_t tokens,
                const Buffers& b) {
-    const Shape& shape = problem_.shape;
-    const PaddedShape padded(shape);
+    const Shape& shape = routed_;
+    const PaddedShape padded(problem_);
     const bool gathers = products.plan.gathers;
     const std::int64_t rows = tokens * shape.top_k;
-    if (!gathers) {
-      permute_rows(x, b.permutation.dst_row, tokens, shape.top_k,
-                   static_cast<std::int64_t>(element_bytes(padded.hidden)), b.rows, stream());
-      context.record("permute", element_bytes(rows * padded.hidden),
-                     [&] { return fmt::format("{} rows", rows); });
-    }
+    if (!gathers) permute(context, x, tokens, b);
     products.gate_up.run({.rows = b.rows,
                           .gather_from = gathers ? x : nullptr,
-                          .packed_weights = packed_gate_up_.data(),
+                          .packed_weights = packed_.gate_up(),
+                          .packed_bias = packed_.gate_up_bias(),
                           .out = b.act,
                           .capacity = shape.routed_rows(),
                           .row_tiles = b.row_tiles,
@@ -232,18 +226,36 @@ class Persistent final : public CudaLevel {
                          stream());
     const bool writes_rows = gathers && !products.plan.gate_up.cooperative();
     context.record(
-        gathers ? "gather_gate_up_swiglu" : "gate_up_swiglu",
+        gathers ? "gather_gate_up_activate" : "gate_up_activate",
         element_bytes(rows * (padded.intermediate + (writes_rows ? padded.hidden : 0))), [&] {
-          return fmt::format("{} rows n={} k={}", rows, 2 * padded.intermediate, padded.hidden);
+          return fmt::format("{} rows n={} k={}", rows,
+                             (padded.gated ? 2 : 1) * padded.intermediate, padded.hidden);
         });
   }
 
+  /// x by expert.
+  void permute(Context& context, const void* x, std::int64_t tokens, const Buffers& b) {
+    const std::int64_t slots = routed_.top_k;
+    const std::int64_t row = PaddedShape(problem_).hidden;
+    if (problem_.router.weight_on_input) {
+      permute_scaled_rows(problem_.dtype, x, b.permutation.dst_row, b.topk_weights, tokens, slots,
+                          row, b.rows, stream());
+    } else {
+      permute_rows(x, b.permutation.dst_row, tokens, slots,
+                   static_cast<std::int64_t>(element_bytes(row)), b.rows, stream(),
+                   some_slots() ? Slots::kSome : Slots::kAll);
+    }
+    context.record("permute", element_bytes(tokens * slots * row),
+                   [&] { return fmt::format("{} rows", tokens * slots); });
+  }
+
   void down(Context& context, Products& products, std::int64_t tokens, const Buffers& b) {
-    const Shape& shape = problem_.shape;
-    const PaddedShape padded(shape);
+    const Shape& shape = routed_;
+    const PaddedShape padded(problem_);
     products.down.run(
         {.rows = b.act,
-         .packed_weights = packed_down_.data(),
+         .packed_weights = packed_.down(),
+         .packed_bias = packed_.down_bias(),
          .out = b.rows,
          .capacity = shape.routed_rows(),
          .row_tiles = b.row_tiles,
@@ -259,9 +271,8 @@ class Persistent final : public CudaLevel {
   void combine(Context& context, const TensorView& y, const Buffers& b) {
     const Shape& shape = problem_.shape;
     const std::int64_t tokens = y.dim(0);
-    const std::int64_t row = PaddedShape(shape).hidden;
-    unpermute_rows(problem_.dtype, b.rows, b.permutation.dst_row, b.topk_weights, tokens,
-                   shape.top_k, row, pads_hidden() ? b.padded : y.data, stream());
+    const std::int64_t row = PaddedShape(problem_).hidden;
+    combine_rows(b, tokens, row, pads_hidden() ? b.padded : y.data);
     if (pads_hidden()) {
       const auto given_bytes = element_bytes(shape.hidden);
       MOE_CUDA_CHECK(cudaMemcpy2DAsync(y.data, given_bytes, b.padded, element_bytes(row),
@@ -269,12 +280,23 @@ class Persistent final : public CudaLevel {
                                        cudaMemcpyDeviceToDevice, stream()));
     }
     context.record("unpermute", y.bytes(), [&] {
-      return fmt::format("{} tokens, weighted sum of {} rows", tokens, shape.top_k);
+      return fmt::format("{} tokens, weighted sum of {} rows", tokens, routed_.top_k);
     });
   }
 
-  DeviceBuffer packed_gate_up_;
-  DeviceBuffer packed_down_;
+  /// Weighted sums of a token's rows, `row` elements each.
+  void combine_rows(const Buffers& b, std::int64_t tokens, std::int64_t row, void* y) {
+    const bool on_input = problem_.router.weight_on_input;
+    CombineExtras extras;
+    if (some_slots() || on_input) extras.topk_idx = b.topk_idx;
+    unpermute_rows(problem_.dtype, b.rows, b.permutation.dst_row,
+                   on_input ? nullptr : b.topk_weights, tokens, routed_.top_k, row, y, stream(),
+                   extras);
+  }
+  /// Whether there can be slots without a row.
+  [[nodiscard]] bool some_slots() const { return problem_.router.scoring == Scoring::kGiven; }
+
+  PersistentWeights packed_;
   std::vector<std::int64_t> buckets_;      // of tokens, token_buckets()
   std::vector<PersistentChoice> choices_;  // one a bucket
   std::vector<Products*> chosen_;          // one a bucket, of products_
@@ -287,7 +309,7 @@ Products& Persistent::products_of(const PersistentPlan& plan) {
   const auto found = std::find_if(products_.begin(), products_.end(),
                                   [&](const Products& p) { return p.plan == plan; });
   if (found != products_.end()) return *found;
-  return products_.emplace_back(plan, problem_.shape, device_->facts());
+  return products_.emplace_back(plan, problem_, device_->facts());
 }
 
 void Persistent::choose(const ExecutionOptions& execution) {
@@ -304,7 +326,7 @@ void Persistent::choose(const ExecutionOptions& execution) {
     choices_.push_back(
         is_stored ? *stored
                   : PersistentChoice{.tokens = tokens,
-                                     .plan = heuristic_plan(shape, tokens, device_->facts())});
+                                     .plan = heuristic_plan(problem_, tokens, device_->facts())});
     // What an earlier layer had no time for is timed when there is more now.
     const bool more_time =
         is_stored && !stored->complete && execution.tune_seconds > stored->budget_seconds;
@@ -342,20 +364,22 @@ void Persistent::choose(const ExecutionOptions& execution) {
 
 std::vector<TunedBucket> Persistent::tune(const std::vector<std::int64_t>& buckets,
                                           const ExecutionOptions& execution) {
-  const Shape& shape = problem_.shape;
+  const Shape& shape = routed_;
   const DeviceFacts& facts = device_->facts();
   const DeviceBuffer memory(this->memory(problem_, execution).workspace);
   Arena arena(memory.data(), memory.size());
   const Buffers b = carve(arena, problem_, facts);
-  const RouteTrace routes = draw_routes(shape, kTuningSeed, Skew::parse(execution.tune_skew));
+  const RouteTrace routes =
+      with_parts(draw_routes(problem_.shape, kTuningSeed, Skew::parse(execution.tune_skew)));
   device_->copy_from_host(b.topk_idx, routes.indices.data(), routes.indices.size() * sizeof(int));
   device_->copy_from_host(b.topk_weights, routes.weights.data(),
                           routes.weights.size() * sizeof(float));
   const Event start;
   const Event end;
   // x lies where padded rows would: whole blocks, aligned. y goes there, too, once x has been read.
-  const TensorView x(b.padded, problem_.dtype, {shape.tokens, PaddedShape(shape).hidden});
-  return tune_persistent({.shape = shape,
+  const std::int64_t row = PaddedShape(problem_).hidden;
+  const TensorView x(b.padded, problem_.dtype, {shape.tokens, row});
+  return tune_persistent({.problem = problem_,
                           .facts = facts,
                           .routing = execution.tune_skew,
                           .prepare =
@@ -373,14 +397,26 @@ std::vector<TunedBucket> Persistent::tune(const std::vector<std::int64_t>& bucke
                                 plan_rows(context, products, tokens, b);
                                 gate_up(context, products, x.data, tokens, b);
                                 down(context, products, tokens, b);
-                                unpermute_rows(problem_.dtype, b.rows, b.permutation.dst_row,
-                                               b.topk_weights, tokens, shape.top_k,
-                                               PaddedShape(shape).hidden, b.padded, stream());
+                                combine_rows(b, tokens, row, b.padded);
                                 end.record(stream());
                                 end.wait();
                                 return end.milliseconds_since(start) * 1e3;
                               }},
                          buckets, execution.tune_seconds);
+}
+
+RouteTrace Persistent::with_parts(const RouteTrace& drawn) const {
+  RouteTrace all{.tokens = drawn.tokens, .experts = routed_.experts, .top_k = routed_.top_k};
+  for (std::int64_t token = 0; token < drawn.tokens; ++token) {
+    for (std::int64_t slot = 0; slot < routed_.top_k; ++slot) {
+      const bool part = slot >= drawn.top_k;
+      const auto at = static_cast<std::size_t>(token * drawn.top_k + slot);
+      all.indices.push_back(part ? static_cast<std::int32_t>(drawn.experts + slot - drawn.top_k)
+                                 : drawn.indices[at]);
+      all.weights.push_back(part ? 1 : drawn.weights[at]);
+    }
+  }
+  return all;
 }
 
 void Persistent::fill_rows(const TensorView& x) const {
@@ -403,18 +439,17 @@ void Persistent::flush_caches(const Buffers& b) const {
 std::vector<TunedChoice> Persistent::tuned() const {
   std::vector<TunedChoice> all;
   for (const PersistentChoice& choice : choices_) {
-    all.push_back(
-        {.tokens = choice.tokens,
-         .chosen = to_string(choice.plan),
-         .standard = to_string(heuristic_plan(problem_.shape, choice.tokens, device_->facts())),
-         .timed = choice.candidates > 0,
-         .complete = choice.complete,
-         .routing = choice.routing,
-         .date = choice.date,
-         .candidates = choice.candidates,
-         .standard_us = choice.heuristic_us,
-         .chosen_us = choice.chosen_us,
-         .noise = choice.noise});
+    all.push_back({.tokens = choice.tokens,
+                   .chosen = to_string(choice.plan),
+                   .standard = to_string(heuristic_plan(problem_, choice.tokens, device_->facts())),
+                   .timed = choice.candidates > 0,
+                   .complete = choice.complete,
+                   .routing = choice.routing,
+                   .date = choice.date,
+                   .candidates = choice.candidates,
+                   .standard_us = choice.heuristic_us,
+                   .chosen_us = choice.chosen_us,
+                   .noise = choice.noise});
     for (const TunedBucket& now : timed_) {
       if (now.choice.tokens != choice.tokens) continue;
       all.back().timings = now.timings;
@@ -426,11 +461,13 @@ std::vector<TunedChoice> Persistent::tuned() const {
 
 std::string Persistent::plan() const {
   const Shape& shape = problem_.shape;
-  const PaddedShape padded(shape);
-  const auto stored = static_cast<double>(padded.gate_up().bytes(shape.experts) +
-                                          padded.down().bytes(shape.experts));
-  const auto given =
-      static_cast<double>(element_bytes(shape.experts * 3 * shape.hidden * shape.intermediate));
+  const PaddedShape padded(problem_);
+  const auto stored = static_cast<double>(padded.gate_up().bytes(routed_.experts) +
+                                          padded.down().bytes(routed_.experts));
+  const std::int64_t matrices = padded.gated ? 3 : 2;
+  const auto given = static_cast<double>(
+      element_bytes(matrices * shape.hidden *
+                    (shape.experts * shape.intermediate + problem_.shared_intermediate)));
   std::string text = fmt::format("packed weights {:.1f} % larger than given; {}",
                                  (stored / given - 1) * 100, origin_);
   for (const TunedChoice& choice : tuned()) {

@@ -95,7 +95,7 @@ PersistentSpecs::PersistentSpecs(const Problem& problem) {
   const PaddedShape padded(problem);
   const std::int64_t experts = with_shared_slots(problem).experts;
   const bool plain = problem.activation == Activation{} && !problem.expert_bias;
-  gate_up = {.epilogue = plain                          ? GemmEpilogue::kSwiGLU
+  gate_up = {.epilogue = plain                        ? GemmEpilogue::kSwiGLU
                          : problem.activation.gated() ? GemmEpilogue::kGated
                                                       : GemmEpilogue::kReLU2,
              .experts = experts,
@@ -140,8 +140,8 @@ PersistentCandidates candidate_plans(const Problem& problem, std::int64_t tokens
   PersistentCandidates candidates;
   std::vector<PersistentPlan> least_plans;
   const auto add = [&](const PersistentPlan& plan) {
-    const std::int64_t most = most_row_tiles(tokens * with_shared.top_k, with_shared.experts,
-                                             plan.gate_up.largest_tile);
+    const std::int64_t most =
+        most_row_tiles(tokens * with_shared.top_k, with_shared.experts, plan.gate_up.largest_tile);
     const PersistentPlan same{.gate_up = least(plan.gate_up, specs.gate_up, most),
                               .down = least(plan.down, specs.down, most),
                               .gathers = plan.gathers,

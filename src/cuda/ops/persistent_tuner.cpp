@@ -52,9 +52,10 @@ std::vector<TunedBucket> tune_persistent(const PersistentContest& contest,
       const Clock::time_point share = i + 1 < buckets.size() ? now + (end - now) / 2 : end;
       tuned.push_back(tune_bucket(contest, buckets[i], share));
     } else {
-      tuned.push_back({.choice = {.tokens = buckets[i],
-                                  .plan = heuristic_plan(contest.problem, buckets[i], contest.facts),
-                                  .routing = contest.routing}});
+      tuned.push_back(
+          {.choice = {.tokens = buckets[i],
+                      .plan = heuristic_plan(contest.problem, buckets[i], contest.facts),
+                      .routing = contest.routing}});
     }
     tuned.back().choice.budget_seconds = seconds;
   }

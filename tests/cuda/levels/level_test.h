@@ -19,8 +19,15 @@ class CudaLevelTest : public CudaTest {
     return view;
   }
   Weights place(const OwnedWeights& host) {
-    return {place(host.router.view()), place(host.gate.view()), place(host.up.view()),
-            place(host.down.view())};
+    Weights placed = host.view();
+    for (TensorView Weights::*tensor :
+         {&Weights::router, &Weights::gate, &Weights::up, &Weights::down, &Weights::router_bias,
+          &Weights::selection_bias, &Weights::gate_bias, &Weights::up_bias, &Weights::down_bias,
+          &Weights::shared_gate, &Weights::shared_up, &Weights::shared_down,
+          &Weights::shared_switch}) {
+      if ((placed.*tensor).data != nullptr) placed.*tensor = place(placed.*tensor);
+    }
+    return placed;
   }
   Tensor download(const TensorView& y) {
     Tensor got(y.dtype, {y.dim(0), y.dim(1)});

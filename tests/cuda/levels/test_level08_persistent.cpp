@@ -1,5 +1,9 @@
 // Level 8 where its blocks cooperate and where its products overlap, which needs more rows and experts than the
 // shapes of other tests have; under every plan that it can choose; and its tuning.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
@@ -7,6 +11,7 @@
 
 #include "core/cache_file.h"
 #include "core/crossover.h"
+#include "core/scalar.h"
 #include "cuda/levels/level_test.h"
 #include "cuda/ops/fingerprint.h"
 #include "cuda/ops/persistent_choices.h"
@@ -117,7 +122,21 @@ class CudaPersistentTuning : public CudaPersistentLevel {
     const Tensor input = make_input(problem, 7, 0, Skew::parse(skew));
     x_ = place(input.view());
     y_ = place(input.view());
-    oracle_.emplace(problem, host_->view(), input.view());
+    OracleOptions options;
+    if (problem.router.scoring == Scoring::kGiven) {
+      const OwnedRoutes routes = make_routes(problem.shape, 7, 0);
+      options.routes = routes.view();
+      place_routes(routes);
+      oracle_.emplace(problem, host_->view(), input.view(), options);
+    } else {
+      oracle_.emplace(problem, host_->view(), input.view());
+    }
+  }
+  void place_routes(const OwnedRoutes& routes) {
+    const auto count = static_cast<std::int64_t>(routes.experts.size());
+    experts_.emplace(device(), routes.experts);
+    factors_.emplace(device(), routes.weights);
+    ASSERT_EQ(count, problem_.shape.routed_rows());
   }
   Layer create(double seconds, Tuning tuning = Tuning::kMissing,
                const std::string& skew = "uniform") {
@@ -133,12 +152,31 @@ class CudaPersistentTuning : public CudaPersistentLevel {
   /// y of the first `rows` rows, compared with the oracle.
   std::vector<std::byte> verified(Layer& layer, std::int64_t rows) {
     MOE_CUDA_CHECK(cudaMemset(y_.data, 0xff, y_.bytes()));
-    layer.forward(x_.first_rows(rows), y_.first_rows(rows));
+    forward(layer, rows);
     const Tensor y = download(y_.first_rows(rows));
     const Comparison comparison = oracle_->compare(y.view());
     EXPECT_TRUE(comparison.passed) << rows << " rows: " << comparison.describe();
     const auto* bytes = y.as<const std::byte>();
     return {bytes, bytes + y.view().bytes()};
+  }
+  void forward(Layer& layer, std::int64_t rows) {
+    if (problem_.router.scoring == Scoring::kGiven) {
+      layer.forward(x_.first_rows(rows), y_.first_rows(rows), {experts_->data(), factors_->data()});
+    } else {
+      layer.forward(x_.first_rows(rows), y_.first_rows(rows));
+    }
+  }
+  /// A layer under `plan`, by way of the cache.
+  Layer create_with(const PersistentPlan& plan) {
+    EXPECT_EQ(cache().save({{.tokens = problem_.shape.tokens,
+                             .plan = plan,
+                             .routing = "uniform",
+                             .candidates = 1,
+                             .complete = true}}),
+              "");
+    Layer layer = create(0);
+    EXPECT_TRUE(says(layer, to_string(plan))) << layer.plan();
+    return layer;
   }
   [[nodiscard]] PersistentChoiceCache cache() { return {folder_, device().facts(), problem_}; }
   static bool says(const Layer& layer, const std::string& text) {
@@ -151,6 +189,8 @@ class CudaPersistentTuning : public CudaPersistentLevel {
   Weights weights_;
   TensorView x_, y_;
   std::optional<Oracle> oracle_;
+  std::optional<DeviceArray<std::int32_t>> experts_;  // of given routes, like the weights after it
+  std::optional<DeviceArray<float>> factors_;
 };
 
 TEST_F(CudaPersistentTuning, EveryPlanGivesTheOraclesAnswerAndTheSameBits) {
@@ -165,18 +205,94 @@ TEST_F(CudaPersistentTuning, EveryPlanGivesTheOraclesAnswerAndTheSameBits) {
     std::vector<std::byte> first;
     for (const PersistentPlan& plan : plans) {
       SCOPED_TRACE(to_string(shape) + ", " + to_string(plan));
-      ASSERT_EQ(cache().save({{.tokens = shape.tokens,
-                               .plan = plan,
-                               .routing = "uniform",
-                               .candidates = 1,
-                               .complete = true}}),
-                "");
-      Layer layer = create(0);
-      ASSERT_TRUE(says(layer, to_string(plan))) << layer.plan();
+      Layer layer = create_with(plan);
       const std::vector<std::byte> got = verified(layer, shape.tokens);
       if (first.empty()) first = got;
       EXPECT_TRUE(got == first) << "other bits than those of " << to_string(plans.front());
     }
+    release();
+  }
+}
+
+TEST_F(CudaPersistentTuning, BlocksOfRealModelsUnderEveryKindOfTile) {
+  for (const char* options :
+       {"--router softmax,bias --activation swiglu,alpha=1.702,limit=2,up=1 --expert-bias",
+        "--router sigmoid,selection-bias,groups=4/2,scale=2.5 --shared 320",
+        "--shared 500,switch --expert-bias",
+        "--router sigmoid,selection-bias,scale=2.5 --activation relu2 --shared 400 --expert-bias",
+        "--router sigmoid,raw,on-input --shared 320", "--activation geglu --shared 24",
+        "--router given --shared 100 --activation relu2"}) {
+    for (const Shape& shape : {Shape{1024, 192, 320, 8, 2}, Shape{61, 200, 320, 16, 3}}) {
+      Problem problem{shape, DType::kBF16};
+      set_block_options(problem, options);
+      place_problem(problem);
+      std::vector<std::string> kinds;
+      std::vector<std::byte> first;
+      for (const PersistentPlan& plan :
+           candidate_plans(problem, shape.tokens, device().facts()).plans) {
+        const std::string kind = fmt::format("{} {} {}", plan.gate_up.largest_tile, plan.gathers,
+                                             plan.down_begins_early);
+        if (std::find(kinds.begin(), kinds.end(), kind) != kinds.end()) continue;
+        kinds.push_back(kind);
+        SCOPED_TRACE(to_string(shape) + " " + options + ", " + to_string(plan));
+        Layer layer = create_with(plan);
+        const std::vector<std::byte> got = verified(layer, shape.tokens);
+        if (first.empty()) first = got;
+        ASSERT_TRUE(got == first) << "other bits than those of the first plan";
+        for (int again = 0; again < 20; ++again) forward(layer, shape.tokens);
+        ASSERT_TRUE(verified(layer, shape.tokens) == first) << "other bits the next time";
+      }
+      EXPECT_GE(kinds.size(), 2U);
+      release();
+    }
+  }
+}
+
+TEST_F(CudaPersistentTuning, GivenRoutesMayGiveAnExpertMoreRowsThanTokens) {
+  Problem problem{{300, 192, 320, 8, 3}, DType::kBF16};
+  problem.router = parse_router("given");
+  place_problem(problem);
+  Layer layer = create(0);
+  // Every token takes expert 5 twice or three times, with weights that add up to 1; then once.
+  OwnedRoutes routes;
+  for (std::int64_t slot = 0; slot < problem.shape.routed_rows(); ++slot) {
+    const std::int64_t token = slot / 3;
+    routes.experts.push_back(slot % 3 == 2 && token % 2 == 0 ? -1 : 5);
+    routes.weights.push_back(slot % 3 == 0 ? 0.5F : token % 2 == 0 ? 0.5F : 0.25F);
+  }
+  const auto answer = [&] {
+    place_routes(routes);
+    MOE_CUDA_CHECK(cudaMemset(y_.data, 0xff, y_.bytes()));
+    forward(layer, 300);
+    const Tensor y = download(y_);
+    const auto* values = y.as<BFloat16>();
+    return std::vector<BFloat16>(values, values + y.view().elements());
+  };
+  const std::vector<BFloat16> repeated = answer();
+  for (std::int64_t slot = 0; slot < problem.shape.routed_rows(); ++slot) {
+    const auto at = static_cast<std::size_t>(slot);
+    routes.experts[at] = slot % 3 == 0 ? 5 : -1;
+    routes.weights[at] = 1;
+  }
+  const std::vector<BFloat16> once = answer();
+  double largest = 0;
+  for (std::size_t i = 0; i < once.size(); ++i) {
+    ASSERT_EQ(to_float(repeated[i]), to_float(once[i])) << "element " << i;  // halves are exact
+    largest = std::max(largest, std::abs(static_cast<double>(to_float(once[i]))));
+  }
+  EXPECT_GT(largest, 0.1);
+}
+
+TEST_F(CudaPersistentTuning, TimesBlocksOfRealModels) {
+  for (const char* options : {"--shared 100,switch --activation geglu",
+                              "--router sigmoid,raw,on-input --shared 64 --expert-bias"}) {
+    Problem problem{{200, 128, 64, 8, 2}, DType::kBF16};
+    set_block_options(problem, options);
+    place_problem(problem);
+    Layer layer = create(10);
+    EXPECT_TRUE(says(layer, "choices timed now")) << layer.plan();
+    for (const TunedChoice& choice : layer.tuned()) EXPECT_TRUE(choice.complete) << choice.tokens;
+    for (const std::int64_t rows : {200, 64, 3}) verified(layer, rows);
     release();
   }
 }

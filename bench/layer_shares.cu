@@ -25,6 +25,7 @@
 #include "cuda/ops/gemm_cublaslt.h"
 #include "device_data.cuh"
 #include "moe/layer.h"
+#include "timing.cuh"
 
 namespace moe::cuda {
 namespace {
@@ -38,47 +39,6 @@ constexpr Model kModels[] = {
     {"olmoe-1b-7b", 2048, 1024, 64, 8},  {"gpt-oss-120b", 2880, 2880, 128, 4},
     {"deepseek-v3", 7168, 2048, 256, 8}, {"lab", 1024, 2048, 8, 2},
     {"off-block", 1000, 360, 12, 3}};
-
-class Graph {
- public:
-  Graph(cudaStream_t stream, const std::function<void()>& queue) {
-    cudaGraph_t graph = nullptr;
-    MOE_CUDA_CHECK(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal));
-    queue();
-    MOE_CUDA_CHECK(cudaStreamEndCapture(stream, &graph));
-    MOE_CUDA_CHECK(cudaGraphInstantiate(&exec_, graph, 0));
-    MOE_CUDA_CHECK(cudaGraphDestroy(graph));
-  }
-  Graph(const Graph&) = delete;
-  Graph& operator=(const Graph&) = delete;
-  ~Graph() { MOE_CUDA_CHECK_NOTHROW(cudaGraphExecDestroy(exec_)); }
-  void launch(cudaStream_t stream) const { MOE_CUDA_CHECK(cudaGraphLaunch(exec_, stream)); }
-
- private:
-  cudaGraphExec_t exec_ = nullptr;
-};
-
-class Timer {
- public:
-  explicit Timer(cudaStream_t stream) : stream_(stream), flush_(stream) {}
-  void flush() { flush_.run(); }
-  /// `host_idle`: the host waits for the flush first, so that it is not ahead of the device.
-  double microseconds(const std::function<void()>& work, bool host_idle = false) {
-    flush_.run();
-    if (host_idle) MOE_CUDA_CHECK(cudaStreamSynchronize(stream_));
-    start_.record(stream_);
-    work();
-    end_.record(stream_);
-    end_.wait();
-    return end_.milliseconds_since(start_) * 1e3;
-  }
-
- private:
-  cudaStream_t stream_;
-  CacheFlush flush_;
-  Event start_;
-  Event end_;
-};
 
 /// Two library GEMMs with the arithmetic of the layer and one expert's weights.
 struct DenseTwin {

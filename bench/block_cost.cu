@@ -1,0 +1,153 @@
+// What the blocks of real models cost level 8: the layer with a model's block against the layer of the
+// same sizes without (softmax router, SwiGLU, no biases, no shared expert), one JSON object a line.
+//   block_cost [--samples N] [--tokens N] [MODEL...]
+// Both are replayed graphs of whole forwards on the same routed weights, made on the device, and take
+// turns within a run; before each sample 256 MiB are written and then read: L2 is cold and clean. A
+// shared expert is more work: rates are by useful_flops() of either problem. The first tokens' outputs of
+// the block are compared with level 3 on the same weights (which the tests compare with the fp64 oracle).
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <string>
+#include <vector>
+
+#include "core/statistics.h"
+#include "cuda/backend.h"
+#include "cuda/check.h"
+#include "device_data.cuh"
+#include "device_weights.cuh"
+#include "moe/layer.h"
+#include "timing.cuh"
+
+namespace moe::cuda {
+namespace {
+
+struct Model {
+  const char* name;
+  std::int64_t hidden, intermediate, experts, top_k;
+  const char* block;
+};
+constexpr Model kModels[] = {
+    {"gpt-oss-120b", 2880, 2880, 128, 4,
+     "--router softmax,bias --activation swiglu,alpha=1.702,limit=7,up=1 --expert-bias"},
+    {"qwen3-30b-a3b", 2048, 768, 128, 8, "--activation swiglu,limit=10"},
+    {"deepseek-v3", 7168, 2048, 256, 8,
+     "--router sigmoid,selection-bias,groups=8/4,scale=2.5 --shared 2048"},
+    {"qwen3-next-80b", 2048, 512, 512, 10, "--shared 512,switch"},
+    {"nemotron-3-nano-30b", 2688, 1856, 128, 6,
+     "--router sigmoid,selection-bias,scale=2.5 --activation relu2 --shared 3712"},
+    {"gemma-4-26b-a4b", 2816, 704, 128, 8, "--activation geglu --shared 2112"},
+    {"llama4-scout", 5120, 8192, 16, 1, "--router sigmoid,raw,on-input --shared 8192"},
+    {"off-block", 1000, 360, 12, 3,
+     "--activation swiglu,alpha=1.702,limit=7,up=1 --expert-bias --shared 500,switch"}};
+
+void time_model(const Model& model, std::int64_t tokens, int samples) {
+  const Problem plain{{tokens, model.hidden, model.intermediate, model.experts, model.top_k},
+                      DType::kBF16};
+  Problem block = plain;
+  set_block_options(block, model.block);
+  const Stream stream;
+  // Without a gate the block lacks a matrix that the plain layer has.
+  Problem all = block;
+  if (!block.activation.gated()) all.activation = {};
+  const MadeWeights weights(all, stream.get());
+  const DeviceBuffer x_data = normal_values(tokens * model.hidden, 5, 1.0F, stream.get());
+  const DeviceBuffer y_data(x_data.size());
+  const TensorView x(x_data.data(), DType::kBF16, {tokens, model.hidden});
+  const TensorView y(y_data.data(), DType::kBF16, {tokens, model.hidden});
+  const auto create = [&](const char* level, const Problem& problem) {
+    return Layer::create({.level = level,
+                          .backend = Backend::kCuda,
+                          .problem = problem,
+                          .tune_seconds = 0,
+                          .tune_cache = "off",
+                          .stream = stream.get()},
+                         weights.of(problem));
+  };
+  const std::int64_t checked = std::min<std::int64_t>(tokens, 128);
+  const DeviceBuffer expected(static_cast<std::size_t>(checked * model.hidden) * 2);
+  {
+    Problem few = block;
+    few.shape.tokens = checked;
+    create("memefficient", few)
+        .forward(x.first_rows(checked),
+                 TensorView(expected.data(), DType::kBF16, {checked, model.hidden}));
+    MOE_CUDA_CHECK(cudaStreamSynchronize(stream.get()));
+  }
+  Layer without = create("persistent", plain);
+  Layer with = create("persistent", block);
+  const Graph plain_graph(stream.get(), [&] { without.forward(x, y); });
+  const Graph block_graph(stream.get(), [&] { with.forward(x, y); });
+  Timer timer(stream.get());
+  std::vector<double> plain_us;
+  std::vector<double> block_us;
+  for (int i = -3; i < samples; ++i) {
+    const double first = timer.microseconds([&] { plain_graph.launch(stream.get()); });
+    const double second = timer.microseconds([&] { block_graph.launch(stream.get()); });
+    if (i < 0) continue;
+    plain_us.push_back(first);
+    block_us.push_back(second);
+  }
+  const DeviceBuffer sums(2 * sizeof(double));
+  const double error = relative_error(y_data.as<__nv_bfloat16>(), expected.as<__nv_bfloat16>(),
+                                      checked * model.hidden, sums.as<double>(), stream.get());
+  constexpr double kTolerance = 1e-2;  // two bf16 roundings of the inner values, each way
+  const auto rate = [](const Problem& problem, const std::vector<double>& us) {
+    return useful_flops(problem) / median(us) * 1e-6;
+  };
+  const MedianRatio ratio = median_ratio(block_us, plain_us);
+  const double flops = useful_flops(block) / useful_flops(plain);
+  fmt::print(
+      "{{\"shape\":\"{}\",\"problem\":\"{}\",\"block\":\"{}\",\"level\":\"persistent\","
+      "\"verified\":{},\"error\":{:.2e},\"samples\":{},\"plain_us\":{:.1f},\"block_us\":{:.1f},"
+      "\"plain_tflops\":{:.1f},\"block_tflops\":{:.1f},\"time_ratio\":{:.4f},"
+      "\"time_ratio_95\":[{:.4f},{:.4f}],\"flops_ratio\":{:.4f},\"rate_ratio\":{:.4f}}}\n",
+      model.name, to_string(plain.shape), model.block, error <= kTolerance, error, samples,
+      median(plain_us), median(block_us), rate(plain, plain_us), rate(block, block_us), ratio.ratio,
+      ratio.low, ratio.high, flops, flops / ratio.ratio);
+  std::fflush(stdout);
+}
+
+int run(const std::vector<std::string>& arguments) {
+  int samples = 25;
+  std::vector<std::int64_t> tokens = {4096, 16384};
+  std::vector<std::string> wanted;
+  for (std::size_t i = 0; i < arguments.size(); ++i) {
+    const bool has_value = i + 1 < arguments.size();
+    if (arguments[i] == "--samples" && has_value) {
+      samples = std::stoi(arguments[++i]);
+    } else if (arguments[i] == "--tokens" && has_value) {
+      tokens = {std::stoll(arguments[++i])};
+    } else {
+      wanted.push_back(arguments[i]);
+    }
+  }
+  const CudaDevice device{LayerOptions()};
+  if (!device.unavailable().empty()) {
+    std::fprintf(stderr, "%s\n", device.unavailable().c_str());
+    return 1;
+  }
+  fmt::print("{{\"device\":\"{}\",\"multiprocessors\":{}}}\n", device.facts().name,
+             device.facts().multiprocessors);
+  std::fflush(stdout);
+  for (const Model& model : kModels) {
+    if (!wanted.empty() && std::find(wanted.begin(), wanted.end(), model.name) == wanted.end()) {
+      continue;
+    }
+    for (const std::int64_t count : tokens) time_model(model, count, samples);
+  }
+  return 0;
+}
+
+}  // namespace
+}  // namespace moe::cuda
+
+int main(int argc, char** argv) {
+  try {
+    return moe::cuda::run(std::vector<std::string>(argv + 1, argv + argc));
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "%s\n", error.what());
+    return 1;
+  }
+}

@@ -1,9 +1,10 @@
 // What skewed routing costs level 8: the same layer and rows under routes that are drawn skewed and
 // uniform, one JSON object a line.
-//   skew_cost [--samples N] [--tokens N] [--skew S] [MODEL...]
+//   skew_cost [--samples N] [--tokens N] [--skew S] [--tune SECONDS] [MODEL...]
 // Routes are given (--router given), so that both have exactly T·K rows and neither has a router. Both are
 // replayed graphs of whole forwards and take turns; before each sample 256 MiB are written and then read:
-// L2 is cold and clean. The first tokens' outputs under skew are compared with level 3.
+// L2 is cold and clean. With --tune a second layer, tuned under the skew, is timed on the skewed routes, too,
+// and its plan printed. The first tokens' outputs under skew are compared with level 3.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -56,7 +57,16 @@ struct PlacedRoutes {
   DeviceBuffer weights;
 };
 
-void time_model(const Model& model, std::int64_t tokens, const std::string& skew, int samples) {
+struct Options {
+  int samples = 25;
+  std::string skew = "zipf:1";
+  double tune_seconds = 0;
+  std::vector<std::int64_t> tokens = {4096, 16384};
+};
+
+void time_model(const Model& model, std::int64_t tokens, const Options& options) {
+  const int samples = options.samples;
+  const std::string& skew = options.skew;
   Problem problem{{tokens, model.hidden, model.intermediate, model.experts, model.top_k},
                   DType::kBF16};
   problem.router = parse_router("given");
@@ -68,12 +78,13 @@ void time_model(const Model& model, std::int64_t tokens, const std::string& skew
   const TensorView y(y_data.data(), DType::kBF16, {tokens, model.hidden});
   const PlacedRoutes uniform(problem.shape, "uniform");
   const PlacedRoutes skewed(problem.shape, skew);
-  const auto create = [&](const char* level, const Problem& of) {
+  const auto create = [&](const char* level, const Problem& of, double seconds = 0) {
     return Layer::create({.level = level,
                           .backend = Backend::kCuda,
                           .problem = of,
-                          .tune_seconds = 0,
+                          .tune_seconds = seconds,
                           .tune_cache = "off",
+                          .tune_skew = seconds > 0 ? skew : "uniform",
                           .stream = stream.get()},
                          weights.of(of));
   };
@@ -90,15 +101,20 @@ void time_model(const Model& model, std::int64_t tokens, const std::string& skew
   Layer layer = create("persistent", problem);
   const Graph even(stream.get(), [&] { layer.forward(x, y, uniform.view()); });
   const Graph uneven(stream.get(), [&] { layer.forward(x, y, skewed.view()); });
+  Layer tuned = create("persistent", problem, options.tune_seconds);
+  const Graph best(stream.get(), [&] { tuned.forward(x, y, skewed.view()); });
   Timer timer(stream.get());
   std::vector<double> uniform_us;
   std::vector<double> skewed_us;
+  std::vector<double> tuned_us;
   for (int i = -3; i < samples; ++i) {
     const double first = timer.microseconds([&] { even.launch(stream.get()); });
     const double second = timer.microseconds([&] { uneven.launch(stream.get()); });
+    const double third = timer.microseconds([&] { best.launch(stream.get()); });
     if (i < 0) continue;
     uniform_us.push_back(first);
     skewed_us.push_back(second);
+    tuned_us.push_back(third);
   }
   const DeviceBuffer sums(2 * sizeof(double));
   const double error = relative_error(y_data.as<__nv_bfloat16>(), expected.as<__nv_bfloat16>(),
@@ -112,22 +128,32 @@ void time_model(const Model& model, std::int64_t tokens, const std::string& skew
       "\n",
       model.name, to_string(problem.shape), skew, error <= kTolerance, error, samples,
       skewed.peak(), median(uniform_us), median(skewed_us), ratio.ratio, ratio.low, ratio.high);
+  if (options.tune_seconds > 0) {
+    fmt::print("{{\"shape\":\"{}\",\"tokens\":{},\"tuned_us\":{:.1f},\"plan\":\"{}\"}}\n",
+               model.name, tokens, median(tuned_us), tuned.tuned().front().chosen);
+    for (const TimedCandidate& candidate : tuned.tuned().front().timings) {
+      fmt::print(
+          "{{\"shape\":\"{}\",\"tokens\":{},\"candidate\":\"{}\",\"median_us\":{:.1f},\"rounds\":{}"
+          "}}\n",
+          model.name, tokens, candidate.name, candidate.median_us, candidate.rounds);
+    }
+  }
   std::fflush(stdout);
 }
 
 int run(const std::vector<std::string>& arguments) {
-  int samples = 25;
-  std::string skew = "zipf:1";
-  std::vector<std::int64_t> tokens = {4096, 16384};
+  Options options;
   std::vector<std::string> wanted;
   for (std::size_t i = 0; i < arguments.size(); ++i) {
     const bool has_value = i + 1 < arguments.size();
     if (arguments[i] == "--samples" && has_value) {
-      samples = std::stoi(arguments[++i]);
+      options.samples = std::stoi(arguments[++i]);
     } else if (arguments[i] == "--tokens" && has_value) {
-      tokens = {std::stoll(arguments[++i])};
+      options.tokens = {std::stoll(arguments[++i])};
     } else if (arguments[i] == "--skew" && has_value) {
-      skew = arguments[++i];
+      options.skew = arguments[++i];
+    } else if (arguments[i] == "--tune" && has_value) {
+      options.tune_seconds = std::stod(arguments[++i]);
     } else {
       wanted.push_back(arguments[i]);
     }
@@ -144,7 +170,7 @@ int run(const std::vector<std::string>& arguments) {
     if (!wanted.empty() && std::find(wanted.begin(), wanted.end(), model.name) == wanted.end()) {
       continue;
     }
-    for (const std::int64_t count : tokens) time_model(model, count, skew, samples);
+    for (const std::int64_t count : options.tokens) time_model(model, count, options);
   }
   return 0;
 }

@@ -17,11 +17,12 @@ struct ExpertSegment {
 /// Shared memory of list_row_tiles(), for at most kMost experts.
 template <int kMost>
 struct TileListScratch {
-  int key[kMost];                 // of expert e: larger goes first, no two equal
+  int key[kMost];                 // of expert e: larger goes first, no two equal; light ones last
   int before[kMost];              // experts that go before expert e
   ExpertSegment segments[kMost];  // in the order
   int tiles_until[kMost];         // tiles of the places up to and including this one
   int warp_totals[kWarpSize];
+  int rows;  // of all experts
 };
 
 /// Thread e brings the first routed row and the number of rows of expert e (others: 0, 0). All threads
@@ -37,8 +38,12 @@ __device__ __forceinline__ void list_row_tiles(TileListScratch<kMost>& shared, i
   const int lane = thread % kWarpSize;
   const int warp = thread / kWarpSize;
   const RowSplit mine(rows, largest_tile);
+  if (thread == experts - 1) shared.rows = begin + rows;
+  __syncthreads();
+  const bool light = is_light(rows, largest_tile, shared.rows, experts);
   if (thread < kMost) {
-    shared.key[thread] = mine.largest() * kMost + (kMost - 1 - thread);
+    constexpr int kHeavy = 1 << 30;
+    shared.key[thread] = (light ? 0 : kHeavy) + mine.largest() * kMost + (kMost - 1 - thread);
     shared.before[thread] = 0;
     shared.tiles_until[thread] = 0;
   }
@@ -71,6 +76,11 @@ __device__ __forceinline__ void list_row_tiles(TileListScratch<kMost>& shared, i
   }
   __syncthreads();
 
+  // Those that wait for memory run beside those that multiply.
+  const int heavy_experts = __syncthreads_count(thread < experts && !light);
+  const int tiles = shared.tiles_until[experts - 1];
+  const int heavy_tiles = heavy_experts > 0 ? shared.tiles_until[heavy_experts - 1] : 0;
+  const int light_tiles = tiles - heavy_tiles;
   constexpr int kLanes = 8;  // of an expert
   for (int place = thread / kLanes; place < experts; place += threads / kLanes) {
     const ExpertSegment segment = shared.segments[place];
@@ -79,13 +89,17 @@ __device__ __forceinline__ void list_row_tiles(TileListScratch<kMost>& shared, i
     for (int i = thread % kLanes; i < split.tiles; i += kLanes) {
       const int first = split.first_row(i);
       const int tile_rows = split.tile_rows(i);
-      out.tiles[first_tile + i] = {segment.expert, segment.begin + first, tile_rows,
-                                   min(tile_rows, split.rows - first)};
-      if (out.ready != nullptr) out.ready[first_tile + i] = 0;
-      if (out.finished != nullptr) out.finished[first_tile + i] = 0;
+      const int tile = first_tile + i;
+      const int at = place < heavy_experts
+                         ? place_of_heavy(tile, heavy_tiles, light_tiles)
+                         : place_of_light(tile - heavy_tiles, heavy_tiles, light_tiles);
+      out.tiles[at] = {segment.expert, segment.begin + first, tile_rows,
+                       min(tile_rows, split.rows - first)};
+      if (out.ready != nullptr) out.ready[at] = 0;
+      if (out.finished != nullptr) out.finished[at] = 0;
     }
   }
-  if (thread == 0) *out.count = shared.tiles_until[experts - 1];
+  if (thread == 0) *out.count = tiles;
   if (thread < RowTiles::kTickets) out.tickets[thread] = 0;
 }
 

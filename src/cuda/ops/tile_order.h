@@ -37,6 +37,21 @@ struct RowSplit {
   [[nodiscard]] constexpr int largest() const { return tiles == 0 ? 0 : tile_rows(0); }
 };
 
+/// Whether an expert has so few rows, all in one tile, that reading its weights takes longer than its
+/// products, where others have many more: `total` rows of all `experts`.
+constexpr bool is_light(int rows, int largest_tile, std::int64_t total, int experts) {
+  return rows <= largest_tile && 2 * static_cast<std::int64_t>(rows) * experts < total;
+}
+
+/// Two lists of `heavy` and `light` tiles become one in which either is spread evenly: places of tile i
+/// of one of them.
+constexpr int place_of_heavy(int i, int heavy, int light) {
+  return i + static_cast<int>(static_cast<std::int64_t>(i) * light / heavy);
+}
+constexpr int place_of_light(int i, int heavy, int light) {
+  return i + static_cast<int>((static_cast<std::int64_t>(i + 1) * heavy + light - 1) / light);
+}
+
 /// Most row tiles that any routing of `routed` rows to `experts` experts can give.
 constexpr std::int64_t most_row_tiles(std::int64_t routed, std::int64_t experts, int largest_tile) {
   return routed / largest_tile + (experts < routed ? experts : routed);

@@ -383,6 +383,7 @@ TEST_F(CudaGroupedGemmSm90, ListsTheTilesOfEveryExpert) {
                                          {0},
                                          {0, 1, 0, 16, 17, 0},
                                          {192, 193, 400, 0, 30},
+                                         {500, 20, 3, 0, 900, 20, 20, 1, 17},
                                          {100000, 3, 0, 77}}) {
     SCOPED_TRACE(testing::PrintToString(counts));
     constexpr int kLargest = 192;
@@ -395,8 +396,16 @@ TEST_F(CudaGroupedGemmSm90, ListsTheTilesOfEveryExpert) {
     for (const int count : counts) expected += RowSplit(count, kLargest).tiles;
     ASSERT_EQ(counters[0], expected);
     for (int i = 0; i < RowTiles::kTickets; ++i) EXPECT_EQ(counters[1 + i], 0);
+    int heavy = 0;
+    for (const int count : counts) {
+      const RowSplit split(count, kLargest);
+      if (!is_light(count, kLargest, offsets.back(), static_cast<int>(counts.size()))) {
+        heavy += split.tiles;
+      }
+    }
     std::vector<int> seen(counts.size(), 0);  // tiles of each expert so far
-    int before = 1 << 30;                     // largest tile of the expert before
+    int before[2] = {1 << 30, 1 << 30};       // largest tile of the heavy, light expert before
+    int places[2] = {};
     for (int i = 0; i < expected; ++i) {
       const std::int32_t* const tile = words.data() + 4 * i;
       const auto expert = static_cast<std::size_t>(tile[0]);
@@ -408,8 +417,13 @@ TEST_F(CudaGroupedGemmSm90, ListsTheTilesOfEveryExpert) {
       EXPECT_EQ(tile[2], split.tile_rows(nth));
       EXPECT_EQ(tile[3], std::min(split.tile_rows(nth), counts[expert] - split.first_row(nth)));
       EXPECT_EQ(finished[static_cast<std::size_t>(i)], 0);
-      EXPECT_LE(split.largest(), before) << "experts with large tiles come first";
-      before = split.largest();
+      const bool light =
+          is_light(counts[expert], kLargest, offsets.back(), static_cast<int>(counts.size()));
+      EXPECT_LE(split.largest(), before[light]) << "experts with large tiles come first";
+      before[light] = split.largest();
+      EXPECT_EQ(i, light ? place_of_light(places[1], heavy, expected - heavy)
+                         : place_of_heavy(places[0], heavy, expected - heavy));
+      ++places[light];
     }
     EXPECT_TRUE(list.tiles.intact());
   }

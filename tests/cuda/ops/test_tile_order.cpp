@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cmath>
 #include <set>
 #include <utility>
 #include <vector>
@@ -45,6 +46,36 @@ TEST(RowSplit, TheListIsNeverLongerThanItsBound) {
     }
     EXPECT_LE(tiles, most_row_tiles(rows, static_cast<std::int64_t>(counts.size()), kLargest));
   }
+}
+
+TEST(TileOrder, SpreadsLightTilesEvenlyAmongHeavyOnes) {
+  for (const int heavy : {0, 1, 2, 7, 64, 101}) {
+    for (const int light : {0, 1, 3, 64, 250}) {
+      SCOPED_TRACE(testing::Message() << heavy << " heavy, " << light << " light");
+      std::vector<int> of(static_cast<std::size_t>(heavy + light), -1);  // 1: heavy
+      for (int i = 0; i < heavy; ++i) {
+        ASSERT_EQ(
+            std::exchange(of.at(static_cast<std::size_t>(place_of_heavy(i, heavy, light))), 1), -1);
+      }
+      for (int i = 0; i < light; ++i) {
+        ASSERT_EQ(
+            std::exchange(of.at(static_cast<std::size_t>(place_of_light(i, heavy, light))), 0), -1);
+      }
+      int before = 0;
+      for (std::size_t place = 0; place < of.size(); ++place) {
+        const double even = static_cast<double>(place) * heavy / static_cast<double>(of.size());
+        ASSERT_LE(std::abs(before - even), 1.0) << "heavy ones in front of place " << place;
+        before += of[place];
+      }
+    }
+  }
+}
+
+TEST(TileOrder, LightExpertsHaveLessThanHalfOfTheMean) {
+  EXPECT_TRUE(is_light(127, 192, 128 * 256, 128));
+  EXPECT_FALSE(is_light(128, 192, 128 * 256, 128));
+  EXPECT_FALSE(is_light(200, 192, 8 * 4096, 8)) << "two tiles share its weights";
+  EXPECT_FALSE(is_light(5, 192, 5, 1));
 }
 
 TEST(TileOrder, HandsOutEveryItemOnce) {

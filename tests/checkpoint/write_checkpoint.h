@@ -1,11 +1,8 @@
 // Writes tiny safetensors files, sound ones and damaged ones.
 #pragma once
 
-#include <unistd.h>
-
 #include <cstdint>
 #include <cstring>
-#include <filesystem>
 #include <fstream>
 #include <map>
 #include <nlohmann/json.hpp>
@@ -16,6 +13,7 @@
 
 #include "core/rng.h"
 #include "core/scalar.h"
+#include "temporary_folder.h"
 
 namespace moe::test {
 
@@ -88,19 +86,9 @@ class FileWriter {
 /// A folder that goes with the test.
 class Folder {
  public:
-  Folder() {
-    static int made = 0;
-    path_ = ::testing::TempDir() + "moe_checkpoint_" + std::to_string(getpid()) + "_" +
-            std::to_string(made++);
-    std::filesystem::create_directories(path_);
-  }
-  ~Folder() { std::filesystem::remove_all(path_); }
-  Folder(const Folder&) = delete;
-  Folder& operator=(const Folder&) = delete;
-
-  [[nodiscard]] const std::string& path() const { return path_; }
+  [[nodiscard]] const std::string& path() const { return folder_.path(); }
   std::string write(const std::string& name, const Bytes& bytes) const {
-    const std::string path = path_ + "/" + name;
+    std::string path = folder_.path(name);
     std::ofstream(path, std::ios::binary) << bytes;
     return path;
   }
@@ -115,7 +103,7 @@ class Folder {
   }
 
  private:
-  std::string path_;
+  TemporaryFolder folder_;
 };
 
 }  // namespace moe::test

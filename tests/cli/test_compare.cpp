@@ -7,6 +7,7 @@
 
 #include "cli/run_command.h"
 #include "report/schema_check.h"
+#include "temporary_folder.h"
 
 namespace moe {
 namespace {
@@ -21,10 +22,7 @@ const std::string kRun =
 
 class CompareCommand : public ::testing::Test {
  protected:
-  void SetUp() override { std::filesystem::create_directories(folder_); }
-  void TearDown() override { std::filesystem::remove_all(folder_); }
-
-  [[nodiscard]] std::string path(const std::string& name) const { return folder_ + "/" + name; }
+  [[nodiscard]] std::string path(const std::string& name) const { return folder_.path(name); }
   void measure(const std::string& name) const {
     const Said said = run_moe(kRun + "--output " + path(name));
     ASSERT_EQ(said.code, 0) << said.err;
@@ -41,7 +39,7 @@ class CompareCommand : public ::testing::Test {
     std::ofstream(path(to)) << object;
   }
 
-  const std::string folder_ = ::testing::TempDir() + "moe_compare_" + std::to_string(getpid());
+  const test::TemporaryFolder folder_;
 };
 
 TEST_F(CompareCommand, TheSameBinaryIsNeverSlowerThanItself) {

@@ -7,6 +7,7 @@
 
 #include "cli/run_command.h"
 #include "report/schema_check.h"
+#include "temporary_folder.h"
 
 namespace moe {
 namespace {
@@ -17,11 +18,9 @@ using test::Said;
 
 class RouteCommand : public ::testing::Test {
  protected:
-  void SetUp() override { std::filesystem::create_directories(folder_); }
-  void TearDown() override { std::filesystem::remove_all(folder_); }
-  [[nodiscard]] std::string path(const std::string& name) const { return folder_ + "/" + name; }
+  [[nodiscard]] std::string path(const std::string& name) const { return folder_.path(name); }
 
-  const std::string folder_ = ::testing::TempDir() + "moe_route_" + std::to_string(getpid());
+  const test::TemporaryFolder folder_;
 };
 
 TEST_F(RouteCommand, GeneratesDescribesAndConverts) {

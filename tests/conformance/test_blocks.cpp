@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdlib>
-#include <filesystem>
 #include <limits>
 #include <stdexcept>
 #include <string>
@@ -17,34 +16,17 @@
 #include "core/scalar.h"
 #include "core/workload.h"
 #include "moe/verify.h"
+#include "temporary_folder.h"
 #include "verify/layer_check.h"
 
 namespace moe {
 namespace {
 
 /// Keeps what levels compile while the tests run: many blocks share kernels.
-class CacheFolder {
- public:
-  CacheFolder() {
-    std::string name = (std::filesystem::temp_directory_path() / "moe-blocks-XXXXXX").string();
-    if (mkdtemp(name.data()) == nullptr) throw std::runtime_error("mkdtemp " + name);
-    name_ = name;
-  }
-  CacheFolder(const CacheFolder&) = delete;
-  CacheFolder& operator=(const CacheFolder&) = delete;
-  ~CacheFolder() {
-    std::error_code ignored;
-    std::filesystem::remove_all(name_, ignored);
-  }
-  [[nodiscard]] const std::string& name() const { return name_; }
-
- private:
-  std::string name_;
-};
 LayerOptions options_with_cache(const std::string& level, const Problem& problem) {
-  static const CacheFolder folder;
+  static const test::TemporaryFolder folder;
   LayerOptions options = options_of(level, problem);
-  options.tune_cache = folder.name();
+  options.tune_cache = folder.path();
   return options;
 }
 

@@ -7,6 +7,7 @@
 #include <stdexcept>
 
 #include "core/cache_file.h"
+#include "temporary_folder.h"
 
 namespace moe {
 namespace {
@@ -16,13 +17,7 @@ using nlohmann::json;
 
 class CacheFile : public testing::Test {
  protected:
-  CacheFile() {
-    std::string name = (fs::temp_directory_path() / "moe-cache-XXXXXX").string();
-    if (mkdtemp(name.data()) == nullptr) throw std::runtime_error("mkdtemp " + name);
-    folder_ = name;
-  }
-  ~CacheFile() override { fs::remove_all(folder_); }
-  std::string folder_;
+  test::TemporaryFolder folder_;
 };
 
 TEST_F(CacheFile, HashIsFnv1a) {
@@ -33,26 +28,27 @@ TEST_F(CacheFile, HashIsFnv1a) {
 }
 
 TEST_F(CacheFile, WritesBytesAndLeavesNothingElse) {
-  const std::string path = folder_ + "/a/b/file";
+  const std::string path = folder_.path("a/b/file");
   const std::string bytes("\0\xff\n\r text", 9);
   ASSERT_EQ(write_atomically(path, "older and longer than what follows"), "");
   ASSERT_EQ(write_atomically(path, bytes), "");
   EXPECT_EQ(read_whole(path), bytes);
-  EXPECT_EQ(std::distance(fs::directory_iterator(folder_ + "/a/b"), fs::directory_iterator()), 1);
-  EXPECT_EQ(read_whole(folder_ + "/none"), std::nullopt);
+  EXPECT_EQ(std::distance(fs::directory_iterator(folder_.path("a/b")), fs::directory_iterator()),
+            1);
+  EXPECT_EQ(read_whole(folder_.path("none")), std::nullopt);
 }
 
 TEST_F(CacheFile, SaysWhyItCannotWrite) {
-  std::ofstream(folder_ + "/file") << "x";
-  EXPECT_NE(write_atomically(folder_ + "/file/below", "y"), "");
-  fs::create_directory(folder_ + "/folder");
-  EXPECT_NE(write_atomically(folder_ + "/folder", "y"), "");
-  EXPECT_EQ(std::distance(fs::directory_iterator(folder_), fs::directory_iterator()), 2)
+  std::ofstream(folder_.path("file")) << "x";
+  EXPECT_NE(write_atomically(folder_.path("file/below"), "y"), "");
+  fs::create_directory(folder_.path("folder"));
+  EXPECT_NE(write_atomically(folder_.path("folder"), "y"), "");
+  EXPECT_EQ(std::distance(fs::directory_iterator(folder_.path()), fs::directory_iterator()), 2)
       << "a temporary file was left";
 }
 
 TEST_F(CacheFile, DocumentsAreValidForTheirKeyOnly) {
-  const CacheDocument document(folder_, "one.json", "test", 3);
+  const CacheDocument document(folder_.path(), "one.json", "test", 3);
   const json key = {{"device", "a"}, {"hidden", 64}};
   EXPECT_EQ(document.load(key).json, "");
   EXPECT_EQ(document.load(key).refused, "") << "no file is no reason to complain";
@@ -63,12 +59,12 @@ TEST_F(CacheFile, DocumentsAreValidForTheirKeyOnly) {
   other["hidden"] = 65;
   EXPECT_EQ(document.load(other).json, "");
   EXPECT_NE(document.load(other).refused, "");
-  EXPECT_NE(CacheDocument(folder_, "one.json", "test", 4).load(key).refused, "");
-  EXPECT_NE(CacheDocument(folder_, "one.json", "other", 3).load(key).refused, "");
+  EXPECT_NE(CacheDocument(folder_.path(), "one.json", "test", 4).load(key).refused, "");
+  EXPECT_NE(CacheDocument(folder_.path(), "one.json", "other", 3).load(key).refused, "");
 }
 
 TEST_F(CacheFile, DamagedDocumentsAreRefusedAndReplaced) {
-  const CacheDocument document(folder_, "one.json", "test", 1);
+  const CacheDocument document(folder_.path(), "one.json", "test", 1);
   const json key = {{"k", 1}};
   ASSERT_EQ(document.save(key, {{"entries", 7}}), "");
   const std::string good = *read_whole(document.path());

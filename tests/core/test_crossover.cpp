@@ -9,6 +9,7 @@
 #include <stdexcept>
 
 #include "core/problem_key.h"
+#include "temporary_folder.h"
 
 namespace moe {
 namespace {
@@ -29,16 +30,10 @@ TEST(Crossover, EndsAtTheFirstSampleThatIsSlower) {
 
 class CrossoverFile : public testing::Test {
  protected:
-  void SetUp() override {
-    std::string name = (fs::temp_directory_path() / "moe-crossover-XXXXXX").string();
-    if (mkdtemp(name.data()) == nullptr) throw std::runtime_error("mkdtemp " + name);
-    folder_ = name;
-  }
-  void TearDown() override { fs::remove_all(folder_); }
   [[nodiscard]] CrossoverCache cache() const {
-    return {folder_, device_, problem_, "streaming", "persistent"};
+    return {folder_.path(), device_, problem_, "streaming", "persistent"};
   }
-  std::string folder_;
+  test::TemporaryFolder folder_;
   DeviceIdentity device_{"a device", "driver 1, kernels 2"};
   Problem problem_{{16, 64, 128, 8, 2}, DType::kBF16};
   const Crossover example_{.samples = {{1, 10.5, 20.25}, {2, 11, 20}, {4, 21, 20}},
@@ -107,7 +102,7 @@ TEST_F(CrossoverFile, OffReadsAndWritesNothing) {
   const CrossoverCache off("off", device_, problem_, "streaming", "persistent");
   EXPECT_EQ(off.save(example_), "");
   EXPECT_FALSE(off.load().stored.has_value());
-  EXPECT_TRUE(fs::is_empty(folder_));
+  EXPECT_TRUE(fs::is_empty(folder_.path()));
 }
 
 TEST(ProblemKey, HasEverythingButTheTokens) {

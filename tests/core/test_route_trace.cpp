@@ -1,14 +1,13 @@
 #include "core/route_trace.h"
 
 #include <gtest/gtest.h>
-#include <unistd.h>
-
 #include <cmath>
 #include <filesystem>
 #include <fstream>
 #include <limits>
 
 #include "moe/error.h"
+#include "temporary_folder.h"
 
 namespace moe {
 namespace {
@@ -23,9 +22,7 @@ RouteTrace example() {
 
 class TraceFile : public ::testing::Test {
  protected:
-  void SetUp() override { std::filesystem::create_directories(folder_); }
-  void TearDown() override { std::filesystem::remove_all(folder_); }
-  [[nodiscard]] std::string path(const std::string& name) const { return folder_ + "/" + name; }
+  [[nodiscard]] std::string path(const std::string& name) const { return folder_.path(name); }
   void write(const std::string& name, const std::string& bytes) const {
     std::ofstream(path(name), std::ios::binary) << bytes;
   }
@@ -35,15 +32,16 @@ class TraceFile : public ::testing::Test {
       static_cast<void>(read_trace(path(name)));
     } catch (const Error& error) {
       std::string what = error.what();
-      for (std::size_t at = what.find(folder_); at != std::string::npos; at = what.find(folder_)) {
-        what.erase(at, folder_.size() + 1);
+      for (std::size_t at = what.find(folder_.path()); at != std::string::npos;
+           at = what.find(folder_.path())) {
+        what.erase(at, folder_.path().size() + 1);
       }
       return what;
     }
     return {};
   }
 
-  const std::string folder_ = ::testing::TempDir() + "moe_trace_" + std::to_string(getpid());
+  const test::TemporaryFolder folder_;
 };
 
 void expect_equal(const RouteTrace& read, const RouteTrace& expected) {

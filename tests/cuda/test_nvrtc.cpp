@@ -10,6 +10,7 @@
 #include "core/cache_file.h"
 #include "cuda/nvrtc.h"
 #include "moe/error.h"
+#include "temporary_folder.h"
 
 namespace moe::cuda {
 namespace {
@@ -20,18 +21,12 @@ class Nvrtc : public testing::Test {
  protected:
   void SetUp() override {
     if (!nvrtc_unavailable().empty()) GTEST_SKIP() << nvrtc_unavailable();
-    std::string name = (fs::temp_directory_path() / "moe-nvrtc-XXXXXX").string();
-    if (mkdtemp(name.data()) == nullptr) throw std::runtime_error("mkdtemp " + name);
-    folder_ = name;
-  }
-  void TearDown() override {
-    if (!folder_.empty()) fs::remove_all(folder_);
   }
   [[nodiscard]] std::string only_file() const {
-    EXPECT_EQ(std::distance(fs::directory_iterator(folder_), fs::directory_iterator()), 1);
-    return fs::directory_iterator(folder_)->path().string();
+    EXPECT_EQ(std::distance(fs::directory_iterator(folder_.path()), fs::directory_iterator()), 1);
+    return fs::directory_iterator(folder_.path())->path().string();
   }
-  std::string folder_;
+  test::TemporaryFolder folder_;
 };
 
 NvrtcProgram program(int hidden, int intermediate, int experts, int top_k, bool bf16,
@@ -101,28 +96,28 @@ TEST_F(Nvrtc, RefusalSaysWhatTheCompilerSaid) {
   NvrtcProgram broken = program(1024, 2048, 8, 2, true);
   broken.defines[0] = "MOE_HIDDEN=no_such_name";
   try {
-    FAIL() << nvrtc_compile_cached(broken, folder_).from;
+    FAIL() << nvrtc_compile_cached(broken, folder_.path()).from;
   } catch (const Error& error) {
     EXPECT_NE(std::string(error.what()).find("no_such_name"), std::string::npos) << error.what();
   }
-  EXPECT_TRUE(fs::is_empty(folder_));
+  EXPECT_TRUE(fs::is_empty(folder_.path()));
 }
 
 TEST_F(Nvrtc, ASecondLayerCompilesNothing) {
   const NvrtcProgram one = program(64, 64, 4, 2, true);
-  const CompiledProgram cold = nvrtc_compile_cached(one, folder_);
+  const CompiledProgram cold = nvrtc_compile_cached(one, folder_.path());
   const std::uint64_t before = nvrtc_compilations();
-  const CompiledProgram warm = nvrtc_compile_cached(one, folder_);
+  const CompiledProgram warm = nvrtc_compile_cached(one, folder_.path());
   EXPECT_EQ(nvrtc_compilations(), before);
   EXPECT_EQ(warm.cubin, cold.cubin);
   EXPECT_NE(warm.from.find(only_file()), std::string::npos) << warm.from;
-  EXPECT_NE(nvrtc_compile_cached(program(64, 64, 4, 1, true), folder_).cubin, cold.cubin);
+  EXPECT_NE(nvrtc_compile_cached(program(64, 64, 4, 1, true), folder_.path()).cubin, cold.cubin);
   EXPECT_EQ(nvrtc_compilations(), before + 1);
 }
 
 TEST_F(Nvrtc, DamagedAndForeignCubinsAreReplaced) {
   const NvrtcProgram one = program(64, 64, 4, 2, true);
-  const std::string cubin = nvrtc_compile_cached(one, folder_).cubin;
+  const std::string cubin = nvrtc_compile_cached(one, folder_.path()).cubin;
   const std::string path = only_file();
   const std::string good = *read_whole(path);
   std::string flipped = good;
@@ -132,7 +127,7 @@ TEST_F(Nvrtc, DamagedAndForeignCubinsAreReplaced) {
   for (const std::string& text : {std::string(), std::string("\n"), std::string("{}\n"),
                                   good.substr(0, good.size() / 2), flipped, foreign}) {
     std::ofstream(path, std::ios::binary) << text;
-    const CompiledProgram compiled = nvrtc_compile_cached(one, folder_);
+    const CompiledProgram compiled = nvrtc_compile_cached(one, folder_.path());
     EXPECT_EQ(compiled.cubin, cubin);
     EXPECT_NE(compiled.from.find("was not used"), std::string::npos) << compiled.from;
     EXPECT_EQ(read_whole(path), good);
@@ -140,9 +135,9 @@ TEST_F(Nvrtc, DamagedAndForeignCubinsAreReplaced) {
 }
 
 TEST_F(Nvrtc, WithoutAFolderItCompilesAndSaysSo) {
-  std::ofstream(folder_ + "/file") << "x";
+  std::ofstream(folder_.path("file")) << "x";
   const CompiledProgram compiled =
-      nvrtc_compile_cached(program(64, 64, 4, 2, true), folder_ + "/file");
+      nvrtc_compile_cached(program(64, 64, 4, 2, true), folder_.path("file"));
   EXPECT_NE(compiled.from.find("not kept"), std::string::npos) << compiled.from;
   const std::uint64_t before = nvrtc_compilations();
   EXPECT_EQ(nvrtc_compile_cached(program(64, 64, 4, 2, true), "off").cubin, compiled.cubin);

@@ -14,28 +14,14 @@
 #include "cpu/ops/tune_cache.h"
 #include "cpu/ops/tuner.h"
 #include "moe/layer.h"
+#include "temporary_folder.h"
 
 namespace moe::cpu {
 namespace {
 
 namespace fs = std::filesystem;
 
-/// A folder of its own, removed at the end.
-class Folder {
- public:
-  Folder() {
-    std::string name = (fs::temp_directory_path() / "moe-tune-XXXXXX").string();
-    if (mkdtemp(name.data()) == nullptr) throw std::runtime_error("mkdtemp " + name);
-    path_ = name;
-  }
-  Folder(const Folder&) = delete;
-  Folder& operator=(const Folder&) = delete;
-  ~Folder() { fs::remove_all(path_); }
-  [[nodiscard]] std::string path() const { return path_.string(); }
-
- private:
-  fs::path path_;
-};
+using Folder = test::TemporaryFolder;
 
 const GemmKernels& kernels() {
   return kernels_for(best_isa()).gemm(DType::kF32);

@@ -11,6 +11,7 @@
 #include "cuda/device_test.h"
 #include "cuda/nvrtc.h"
 #include "moe/verify.h"
+#include "temporary_folder.h"
 
 namespace moe::cuda {
 namespace {
@@ -23,14 +24,7 @@ class CudaCompiled : public CudaTest {
     CudaTest::SetUp();
     if (IsSkipped()) return;
     if (!nvrtc_unavailable().empty()) GTEST_SKIP() << nvrtc_unavailable();
-    std::string name = (fs::temp_directory_path() / "moe-compiled-XXXXXX").string();
-    if (mkdtemp(name.data()) == nullptr) throw std::runtime_error("mkdtemp " + name);
-    folder_ = name;
   }
-  void TearDown() override {
-    if (!folder_.empty()) fs::remove_all(folder_);
-  }
-
   void place(const Problem& problem) {
     problem_ = problem;
     host_weights_ = make_weights(problem, 3);
@@ -54,7 +48,7 @@ class CudaCompiled : public CudaTest {
                           .backend = Backend::kCuda,
                           .problem = problem_,
                           .tune_seconds = seconds,
-                          .tune_cache = folder_},
+                          .tune_cache = folder_.path()},
                          weights_);
   }
   /// y of the first `rows` rows, compared with the oracle.
@@ -70,17 +64,17 @@ class CudaCompiled : public CudaTest {
     return {bytes, bytes + y.view().bytes()};
   }
   [[nodiscard]] std::string choices_file() const {
-    for (const auto& entry : fs::directory_iterator(folder_)) {
+    for (const auto& entry : fs::directory_iterator(folder_.path())) {
       if (entry.path().extension() == ".json") return entry.path().string();
     }
-    ADD_FAILURE() << "no choices in " << folder_;
+    ADD_FAILURE() << "no choices in " << folder_.path();
     return {};
   }
   static bool says(const Layer& layer, const std::string& text) {
     return layer.plan().find(text) != std::string::npos;
   }
 
-  std::string folder_;
+  test::TemporaryFolder folder_;
   Problem problem_;
   std::optional<OwnedWeights> host_weights_;
   std::optional<Tensor> host_x_;

@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
-#include <filesystem>
 #include <fstream>
 #include <stdexcept>
 
@@ -17,11 +16,10 @@
 #include "cuda/ops/persistent_choices.h"
 #include "moe/error.h"
 #include "moe/verify.h"
+#include "temporary_folder.h"
 
 namespace moe::cuda {
 namespace {
-
-namespace fs = std::filesystem;
 
 class CudaPersistentLevel : public CudaLevelTest {
  protected:
@@ -104,17 +102,6 @@ TEST_F(CudaPersistentLevel, TheSecondProductBesideTheFirst) {
 /// With a tuning cache of its own.
 class CudaPersistentTuning : public CudaPersistentLevel {
  protected:
-  void SetUp() override {
-    CudaPersistentLevel::SetUp();
-    if (IsSkipped()) return;
-    std::string name = (fs::temp_directory_path() / "moe-persistent-XXXXXX").string();
-    if (mkdtemp(name.data()) == nullptr) throw std::runtime_error("mkdtemp " + name);
-    folder_ = name;
-  }
-  void TearDown() override {
-    if (!folder_.empty()) fs::remove_all(folder_);
-  }
-
   void place_problem(const Problem& problem, const char* skew = "uniform") {
     problem_ = problem;
     host_.emplace(make_weights(problem, 7, Skew::parse(skew)));
@@ -144,7 +131,7 @@ class CudaPersistentTuning : public CudaPersistentLevel {
                           .backend = Backend::kCuda,
                           .problem = problem_,
                           .tune_seconds = seconds,
-                          .tune_cache = folder_,
+                          .tune_cache = folder_.path(),
                           .tuning = tuning,
                           .tune_skew = skew},
                          weights_);
@@ -178,12 +165,14 @@ class CudaPersistentTuning : public CudaPersistentLevel {
     EXPECT_TRUE(says(layer, to_string(plan))) << layer.plan();
     return layer;
   }
-  [[nodiscard]] PersistentChoiceCache cache() { return {folder_, device().facts(), problem_}; }
+  [[nodiscard]] PersistentChoiceCache cache() {
+    return {folder_.path(), device().facts(), problem_};
+  }
   static bool says(const Layer& layer, const std::string& text) {
     return layer.plan().find(text) != std::string::npos;
   }
 
-  std::string folder_;
+  test::TemporaryFolder folder_;
   Problem problem_;
   std::optional<OwnedWeights> host_;
   Weights weights_;
@@ -369,7 +358,7 @@ TEST_F(CudaPersistentTuning, AutoGoesByTheMeasuredCrossover) {
                                        .backend = Backend::kCuda,
                                        .problem = problem_,
                                        .tune_seconds = 0,
-                                       .tune_cache = folder_},
+                                       .tune_cache = folder_.path()},
                                       weights_);
     return layer.choice();
   };
@@ -384,8 +373,9 @@ TEST_F(CudaPersistentTuning, AutoGoesByTheMeasuredCrossover) {
   const Crossover crossover{.samples = {{1, 10, 20}, {2, 10, 20}, {4, 30, 20}},
                             .routing = "uniform",
                             .date = "2026-01-31T12:00:00Z"};
-  ASSERT_EQ(CrossoverCache(folder_, identity, problem_, "streaming", "persistent").save(crossover),
-            "");
+  ASSERT_EQ(
+      CrossoverCache(folder_.path(), identity, problem_, "streaming", "persistent").save(crossover),
+      "");
   for (const auto& [tokens, level] : {std::pair{1, "streaming"}, std::pair{2, "streaming"},
                                       std::pair{3, "persistent"}, std::pair{4, "persistent"}}) {
     EXPECT_TRUE(choice(tokens).starts_with(level)) << choice(tokens);
@@ -394,8 +384,9 @@ TEST_F(CudaPersistentTuning, AutoGoesByTheMeasuredCrossover) {
   }
   EXPECT_NE(choice(5).find("by rule"), std::string::npos) << "beyond what was measured";
   identity.version += " of yesterday";
-  ASSERT_EQ(CrossoverCache(folder_, identity, problem_, "streaming", "persistent").save(crossover),
-            "");
+  ASSERT_EQ(
+      CrossoverCache(folder_.path(), identity, problem_, "streaming", "persistent").save(crossover),
+      "");
   EXPECT_TRUE(choice(4).starts_with("streaming:")) << choice(4);
   EXPECT_NE(choice(4).find("was not used: it was made for something else"), std::string::npos)
       << choice(4);

@@ -1,6 +1,5 @@
 // Every CUDA level on awkward shapes, both types and skewed routing, against the fp64 oracle.
 #include <cstring>
-#include <filesystem>
 #include <map>
 #include <optional>
 #include <stdexcept>
@@ -9,6 +8,7 @@
 #include "cuda/device_test.h"
 #include "moe/error.h"
 #include "moe/verify.h"
+#include "temporary_folder.h"
 
 namespace moe::cuda {
 namespace {
@@ -60,14 +60,6 @@ bool may_refuse(const LevelInfo& level, const Problem& problem, const Error& err
 
 class CudaLevels : public CudaTest, public ::testing::WithParamInterface<std::tuple<Case, DType>> {
  protected:
-  void SetUp() override {
-    CudaTest::SetUp();
-    std::string name = (std::filesystem::temp_directory_path() / "moe-levels-XXXXXX").string();
-    if (mkdtemp(name.data()) == nullptr) throw std::runtime_error("mkdtemp " + name);
-    folder_ = name;
-  }
-  void TearDown() override { std::filesystem::remove_all(folder_); }
-
   TensorView place(const TensorView& host, std::int64_t offset = 0) {
     const std::size_t shift = static_cast<std::size_t>(offset) * size_of(host.dtype);
     buffers_.emplace_back(host.bytes() + shift);
@@ -98,7 +90,7 @@ class CudaLevels : public CudaTest, public ::testing::WithParamInterface<std::tu
     return got;
   }
 
-  std::string folder_;  // compiled kernels, so that one shape compiles once
+  test::TemporaryFolder folder_;  // compiled kernels, so that one shape compiles once
   std::vector<DeviceBuffer> buffers_;
 };
 
@@ -121,7 +113,7 @@ TEST_P(CudaLevels, AgreeWithTheOracle) {
                                  .backend = Backend::kCuda,
                                  .problem = problem,
                                  .tune_seconds = 0,
-                                 .tune_cache = folder_},
+                                 .tune_cache = folder_.path()},
                                 on_device);
       } catch (const Error& error) {
         ASSERT_TRUE(may_refuse(level, problem, error)) << error.what();

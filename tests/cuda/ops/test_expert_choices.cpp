@@ -1,5 +1,6 @@
 // Loads of a layer, and the file that keeps their choices. Needs the library, but no GPU.
 #include "cuda/ops/expert_choices.h"
+#include "temporary_folder.h"
 
 #include <gtest/gtest.h>
 
@@ -56,17 +57,12 @@ TEST(ExpertLoads, AForwardTakesTheNearest) {
 class ExpertChoiceFile : public testing::Test {
  protected:
   void SetUp() override {
-    std::string name = (fs::temp_directory_path() / "moe-choices-XXXXXX").string();
-    if (mkdtemp(name.data()) == nullptr) throw std::runtime_error("mkdtemp " + name);
-    folder_ = name;
     facts_.name = "a device";
     facts_.major = 9;
     facts_.multiprocessors = 4;
     facts_.driver_version = 13000;
   }
-  void TearDown() override { fs::remove_all(folder_); }
-
-  [[nodiscard]] ExpertChoiceCache cache() const { return {folder_, facts_, problem_, 4}; }
+  [[nodiscard]] ExpertChoiceCache cache() const { return {folder_.path(), facts_, problem_, 4}; }
   [[nodiscard]] StoredChoices example() const {
     StoredChoices stored{.choices = default_choices(problem_.shape),
                          .budget_seconds = 2.5,
@@ -96,11 +92,11 @@ class ExpertChoiceFile : public testing::Test {
   void expect_rewritable() const {
     ASSERT_EQ(cache().save(example()), "");
     EXPECT_TRUE(cache().load().stored.has_value());
-    EXPECT_EQ(std::distance(fs::directory_iterator(folder_), fs::directory_iterator()), 1)
+    EXPECT_EQ(std::distance(fs::directory_iterator(folder_.path()), fs::directory_iterator()), 1)
         << "a temporary file stayed";
   }
 
-  std::string folder_;
+  test::TemporaryFolder folder_;
   DeviceFacts facts_;
   Problem problem_{{64, 64, 128, 8, 2}, DType::kBF16};
 };
@@ -199,7 +195,7 @@ TEST_F(ExpertChoiceFile, OffReadsAndWritesNothing) {
   EXPECT_FALSE(off.enabled());
   EXPECT_EQ(off.save(example()), "");
   EXPECT_FALSE(off.load().stored.has_value());
-  EXPECT_TRUE(fs::is_empty(folder_));
+  EXPECT_TRUE(fs::is_empty(folder_.path()));
 }
 
 }  // namespace

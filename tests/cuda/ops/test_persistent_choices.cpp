@@ -12,6 +12,7 @@
 
 #include "cuda/ops/persistent_tuner.h"
 #include "cuda/ops/tile_order.h"
+#include "temporary_folder.h"
 
 namespace moe::cuda {
 namespace {
@@ -159,14 +160,7 @@ TEST(TokenBuckets, ArePowersOfTwoUpToTheTokens) {
 
 class PersistentChoiceFile : public testing::Test {
  protected:
-  void SetUp() override {
-    std::string name = (fs::temp_directory_path() / "moe-persistent-XXXXXX").string();
-    if (mkdtemp(name.data()) == nullptr) throw std::runtime_error("mkdtemp " + name);
-    folder_ = name;
-  }
-  void TearDown() override { fs::remove_all(folder_); }
-
-  [[nodiscard]] PersistentChoiceCache cache() const { return {folder_, facts_, problem_}; }
+  [[nodiscard]] PersistentChoiceCache cache() const { return {folder_.path(), facts_, problem_}; }
   [[nodiscard]] PersistentChoice example(std::int64_t tokens) const {
     return {.tokens = tokens,
             .plan = candidate_plans(problem_, tokens, facts_).plans.back(),
@@ -186,7 +180,7 @@ class PersistentChoiceFile : public testing::Test {
     // What an owner of the cache does next.
     ASSERT_EQ(cache().save({example(64)}), "");
     EXPECT_EQ(cache().load().choices, std::vector<PersistentChoice>{example(64)});
-    EXPECT_EQ(std::distance(fs::directory_iterator(folder_), fs::directory_iterator()), 1)
+    EXPECT_EQ(std::distance(fs::directory_iterator(folder_.path()), fs::directory_iterator()), 1)
         << "a temporary file stayed";
   }
   void edit(const std::function<void(nlohmann::json&)>& change) const {
@@ -195,7 +189,7 @@ class PersistentChoiceFile : public testing::Test {
     std::ofstream(cache().path()) << document;
   }
 
-  std::string folder_;
+  test::TemporaryFolder folder_;
   DeviceFacts facts_ = hopper();
   Problem problem_{{4096, 2048, 768, 128, 8}, DType::kBF16};
 };
@@ -269,7 +263,7 @@ TEST_F(PersistentChoiceFile, OffReadsAndWritesNothing) {
   EXPECT_FALSE(off.enabled());
   EXPECT_EQ(off.save({example(64)}), "");
   EXPECT_TRUE(off.load().choices.empty());
-  EXPECT_TRUE(fs::is_empty(folder_));
+  EXPECT_TRUE(fs::is_empty(folder_.path()));
 }
 
 /// Deep tiles, permuted before, are the fastest from 1024 tokens on; elsewhere all take as long.

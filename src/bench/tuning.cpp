@@ -1,6 +1,7 @@
 #include "bench/tuning.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cstddef>
 #include <deque>
 #include <memory>
@@ -87,6 +88,7 @@ class Turns {
     std::vector<std::unique_ptr<Replay>> graphs;
     std::deque<TimedSeries> series;
     for (const Contestant& contestant : contestants) {
+      check_cancelled(tokens);
       Layer* const layer = contestant.layer;
       Forward forward = [layer](const TensorView& x, const TensorView& y) { layer->forward(x, y); };
       Timing timing{instrument_.can_be_cold() ? Cache::kCold : Cache::kHot, Launch::kEager};
@@ -103,7 +105,10 @@ class Turns {
       check(series.back(), series.back().verify());
     }
     for (int i = 0; i < kSamples; ++i) {
-      for (TimedSeries& one : series) check(one, one.sample());
+      for (TimedSeries& one : series) {
+        check_cancelled(tokens);
+        check(one, one.sample());
+      }
     }
     std::vector<Times> times;
     times.reserve(series.size());
@@ -114,6 +119,11 @@ class Turns {
   }
 
  private:
+  void check_cancelled(std::int64_t tokens) const {
+    const std::atomic<bool>* cancel = options_.layer.cancel;
+    if (cancel == nullptr || !*cancel) return;
+    fail(ErrorCode::kCancelled, "timing forwards of {} tokens was cancelled", tokens);
+  }
   static void check(const TimedSeries& series, bool right) {
     if (!right) throw WrongOutput{series.name() + ": " + series.failure()};
   }

@@ -11,6 +11,7 @@
 #include "cli/output.h"
 #include "cli/parse.h"
 #include "cli/provenance.h"
+#include "cli/watch.h"
 #include "core/cache_file.h"
 #include "core/check.h"
 #include "core/text.h"
@@ -233,6 +234,8 @@ int tune_command(const TuneCommandOptions& given) {
   Progress progress(given.quiet);
   options.progress = [&](const std::string& text) { progress.say(text); };
   const std::string started = utc_now();
+  const Interrupt interrupt;
+  options.layer.cancel = interrupt.flag();
   const TuneResult result = tune(options);
   progress.clear();
   if (!result.failure.empty()) {

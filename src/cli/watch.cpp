@@ -10,10 +10,11 @@
 namespace moe::cli {
 namespace {
 
-volatile std::sig_atomic_t signalled = 0;
+std::atomic<bool> signalled{false};
+static_assert(std::atomic<bool>::is_always_lock_free, "a signal handler sets it");
 
 extern "C" void remember_signal(int) {
-  signalled = 1;
+  signalled = true;
 }
 
 constexpr std::chrono::milliseconds kLook{20};
@@ -26,28 +27,23 @@ struct Outcome {
   std::exception_ptr error;
 };
 
-class SignalGuard {
- public:
-  SignalGuard()
-      : interrupt_(std::signal(SIGINT, remember_signal)),
-        terminate_(std::signal(SIGTERM, remember_signal)) {}
-  ~SignalGuard() {
-    std::signal(SIGINT, interrupt_);
-    std::signal(SIGTERM, terminate_);
-  }
-  SignalGuard(const SignalGuard&) = delete;
-  SignalGuard& operator=(const SignalGuard&) = delete;
-
- private:
-  using Handler = void (*)(int);
-  Handler interrupt_;
-  Handler terminate_;
-};
-
 }  // namespace
 
+Interrupt::Interrupt()
+    : interrupt_(std::signal(SIGINT, remember_signal)),
+      terminate_(std::signal(SIGTERM, remember_signal)) {}
+
+Interrupt::~Interrupt() {
+  std::signal(SIGINT, interrupt_);
+  std::signal(SIGTERM, terminate_);
+}
+
+const std::atomic<bool>* Interrupt::flag() const {
+  return &signalled;
+}
+
 Watched watch(BenchRun& run, double hang_seconds) {
-  const SignalGuard guard;
+  const Interrupt interrupt;
   const auto shared = std::make_shared<Outcome>();
   std::thread worker([&run, shared] {
     try {
@@ -60,7 +56,7 @@ Watched watch(BenchRun& run, double hang_seconds) {
   const std::atomic<bool>& done = shared->done;
 
   Watched watched;
-  while (!done && signalled == 0) {
+  while (!done && !signalled) {
     std::this_thread::sleep_for(kLook);
     if (hang_seconds > 0 && run.seconds_in_forward() > hang_seconds) {
       run.abandon();
@@ -70,7 +66,7 @@ Watched watch(BenchRun& run, double hang_seconds) {
       return watched;
     }
   }
-  watched.interrupted = signalled != 0;
+  watched.interrupted = signalled;
   if (watched.interrupted) {
     run.stop();
     const auto deadline = std::chrono::steady_clock::now() + kGrace;

@@ -1,10 +1,28 @@
-// Runs a bench in a second thread, so that Ctrl-C and a forward that does not return can end the
-// program with what was finished.
+// What Ctrl-C does: it sets a flag; a bench runs in a second thread, so that the signal and a forward that
+// does not return can end the program with what was finished.
 #pragma once
+
+#include <atomic>
 
 #include "moe/bench.h"
 
 namespace moe::cli {
+
+/// While one lives, SIGINT and SIGTERM set a flag and do not end the program. At most one at a time.
+class Interrupt {
+ public:
+  Interrupt();
+  ~Interrupt();
+  Interrupt(const Interrupt&) = delete;
+  Interrupt& operator=(const Interrupt&) = delete;
+  /// For LayerOptions::cancel; lives as long as the program.
+  [[nodiscard]] const std::atomic<bool>* flag() const;
+
+ private:
+  using Handler = void (*)(int);
+  Handler interrupt_;
+  Handler terminate_;
+};
 
 enum class Ending {
   kDone,

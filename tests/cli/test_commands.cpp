@@ -229,39 +229,29 @@ TEST(Run, AnUnreachableTimeoutIs124) {
 TEST(Run, InterruptEndsWithinASecondWithWhatWasFinished) {
   // memefficient has samples at once, and naive is in a forward of more than a second most of the
   // time: at that moment the signal comes.
-  const std::string base = ::testing::TempDir() + "moe_interrupt";
-  for (const char* end : {".out", ".err"}) std::filesystem::remove(base + end);
-  const pid_t child = fork();
-  ASSERT_GE(child, 0);
-  if (child == 0) {
-    if (std::freopen((base + ".out").c_str(), "w", stdout) == nullptr ||
-        std::freopen((base + ".err").c_str(), "w", stderr) == nullptr) {
-      _exit(99);
-    }
-    execl(MOE_BINARY, "moe", "bench", "run", "-t", "moe_journey:naive", "-t",
-          "moe_journey:memefficient", "--thiek", "32,512,1024,4,2", "--min-samples", "100000",
-          "--timeout", "0", "--threads", "1", "--format", "json", static_cast<char*>(nullptr));
-    _exit(98);
-  }
-  for (int i = 0; i < 600 && test::read_all(base + ".err").find("round 11/") == std::string::npos;
-       ++i) {
-    std::this_thread::sleep_for(std::chrono::milliseconds(50));
-  }
-  const auto start = std::chrono::steady_clock::now();
-  kill(child, SIGINT);
-  int status = 0;
-  waitpid(child, &status, 0);
-  const std::chrono::duration<double> took = std::chrono::steady_clock::now() - start;
-  EXPECT_LT(took.count(), 1.0);
-  ASSERT_TRUE(WIFEXITED(status));
-  EXPECT_EQ(WEXITSTATUS(status), 130);
-  const std::string out = test::read_all(base + ".out");
-  EXPECT_EQ(test::schema_errors(out), "");
-  const test::Json object = test::Json::parse(out);
+  const test::Interrupted run = test::interrupt_moe(
+      {"bench", "run", "-t", "moe_journey:naive", "-t", "moe_journey:memefficient", "--thiek",
+       "32,512,1024,4,2", "--min-samples", "100000", "--timeout", "0", "--threads", "1", "--format",
+       "json"},
+      "round 11/");
+  EXPECT_LT(run.seconds, 1.0);
+  ASSERT_EQ(run.said.code, 130) << run.said.err;
+  EXPECT_EQ(test::schema_errors(run.said.out), "");
+  const test::Json object = test::Json::parse(run.said.out);
   EXPECT_EQ(object["run"]["complete"], false);
   EXPECT_EQ(object["run"]["exit_code"], 130);
   ASSERT_EQ(object["rows"].size(), 2U);
   EXPECT_GE(object["rows"][0]["samples"], 1);
+}
+
+TEST(Verify, InterruptLeavesWholeLines) {
+  const test::Interrupted verify = test::interrupt_moe(
+      {"verify", "--preset", "all", "--scale-down", "16", "--backend", "cpu", "--threads", "1"},
+      " ok: ");
+  EXPECT_EQ(verify.said.code, 130);
+  EXPECT_LT(verify.seconds, 1.0);
+  ASSERT_FALSE(verify.said.out.empty());
+  EXPECT_EQ(verify.said.out.back(), '\n');
 }
 
 TEST(List, TargetsOnePerLine) {

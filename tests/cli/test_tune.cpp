@@ -51,6 +51,21 @@ TEST(Tune, KeepsItsChoicesInTheCache) {
   std::filesystem::remove_all(folder);
 }
 
+TEST(Tune, InterruptSaysWhatWasCancelledAndWritesNothing) {
+  const test::TemporaryFolder folder;
+  const std::string output = folder.path("tune.json");
+  const test::Interrupted tune = test::interrupt_moe(
+      {"tune", "compiled", "--backend", "cpu", "--thiek", "2048,512,1024,8,2", "--threads", "1",
+       "--budget", "60", "--format", "json", "--output", output},
+      "tuning compiled");
+  EXPECT_EQ(tune.said.code, 130);
+  EXPECT_LT(tune.seconds, 10.0) << "a measurement in progress ends first";
+  EXPECT_EQ(tune.said.out, "");
+  EXPECT_NE(tune.said.err.find("moe: creating level compiled was cancelled\n"), std::string::npos)
+      << tune.said.err;
+  EXPECT_TRUE(std::filesystem::is_empty(folder.path()));
+}
+
 TEST(Tune, WhatCannotBeTunedIsSaid) {
   const Said grouped = run_moe("tune grouped" + kSmall);
   EXPECT_EQ(grouped.code, 6);

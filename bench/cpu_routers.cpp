@@ -1,27 +1,28 @@
 // How long the CPU levels' routers take from logits to experts and weights, beside the default router.
 //
-//   ninja -C build/cpu cpu_routers && build/cpu/cpu_routers [T E K]      (default 16384 256 8)
-//
-// One thread; routers in turn, so that what else the machine does meets all of them; medians. Prints a
-// Markdown table. Timed is cpu::choose_experts() on logits that lie in memory as the router's product
-// leaves them (a copy of them is made before each time, outside of it).
+//   cpu_routers [--tokens 16384] [--experts 256] [--top-k 8] [--rounds 15]
+// One thread; routers in turn, so that what else the machine does meets all of them; medians. Prints one
+// line of JSON for the machine, then one for each router. Timed is cpu::choose_experts() on logits that
+// lie in memory as the router's product leaves them (a copy of them is made before each time, outside of
+// it).
 #include <fmt/core.h>
 
 #include <algorithm>
 #include <chrono>
 #include <cstdint>
-#include <cstdlib>
 #include <string>
 #include <vector>
 
+#include "arguments.h"
 #include "core/rng.h"
+#include "core/statistics.h"
 #include "cpu/ops/router.h"
+#include "moe/bench.h"
 
 namespace {
 
 using Clock = std::chrono::steady_clock;
 
-constexpr int kRounds = 15;
 constexpr const char* kRouters[] = {
     "softmax",
     "softmax,bias",
@@ -40,20 +41,17 @@ struct Timed {
   std::vector<double> us;
 };
 
-double median(std::vector<double> values) {
-  std::sort(values.begin(), values.end());
-  return values[values.size() / 2];
-}
-
-}  // namespace
-
-int main(int count, char** arguments) {
-  const auto size = [&](int index, std::int64_t otherwise) {
-    return count > index ? std::atoll(arguments[index]) : otherwise;
-  };
-  const moe::Shape shape{size(1, 16384), 1, 1, size(2, 256), size(3, 8)};
-  const auto rows = static_cast<std::size_t>(shape.tokens);
-  std::vector<float> logits(rows * static_cast<std::size_t>(shape.experts));
+void run(moe::Arguments arguments) {
+  const moe::Shape shape{arguments.number("--tokens", 16384), 1, 1,
+                         arguments.number("--experts", 256), arguments.number("--top-k", 8)};
+  const std::int64_t rounds = arguments.number("--rounds", 15);
+  const std::vector<std::string> words = arguments.words();
+  MOE_CHECK(words.empty(), "'{}' is not an option", words.front());
+  const moe::MachineInfo machine = moe::describe_machine();
+  fmt::print(R"({{"cpu":"{}","kernel":"{}","threads":{},"compiler":"{}"}})"
+             "\n",
+             machine.cpu, machine.kernel, machine.threads, machine.compiler);
+  std::vector<float> logits(static_cast<std::size_t>(shape.tokens * shape.experts));
   for (std::size_t i = 0; i < logits.size(); ++i) {
     logits[i] = static_cast<float>(moe::random_normal(1, 0, i) * 1.28);
   }
@@ -76,7 +74,7 @@ int main(int count, char** arguments) {
   std::vector<float> scratch(logits.size());
   std::vector<std::int32_t> experts(static_cast<std::size_t>(shape.routed_rows()));
   std::vector<float> weights(experts.size());
-  for (int round = 0; round < kRounds; ++round) {
+  for (std::int64_t round = 0; round < rounds; ++round) {
     for (Timed& one : timed) {
       std::copy(logits.begin(), logits.end(), scratch.begin());
       const auto start = Clock::now();
@@ -85,13 +83,23 @@ int main(int count, char** arguments) {
       one.us.push_back(std::chrono::duration<double, std::micro>(Clock::now() - start).count());
     }
   }
-  const double plain = median(timed.front().us);
-  fmt::print("T={} E={} K={}, one thread, isa {}, median of {}\n\n", shape.tokens, shape.experts,
-             shape.top_k, moe::name_of(moe::best_isa()), kRounds);
-  fmt::print("| router | time | over softmax |\n|---|---|---|\n");
+  const double plain = moe::median(timed.front().us);
   for (const Timed& one : timed) {
-    fmt::print("| `{}` | {:.0f} us | {:.2f}x |\n", one.router, median(one.us),
-               median(one.us) / plain);
+    const double us = moe::median(one.us);
+    fmt::print(R"({{"router":"{}","tokens":{},"experts":{},"top_k":{},"isa":"{}","threads":1,)"
+               R"("rounds":{},"median_us":{:.1f},"iqr_us":{:.1f},"over_softmax":{:.3f}}})"
+               "\n",
+               one.router, shape.tokens, shape.experts, shape.top_k, moe::name_of(moe::best_isa()),
+               rounds, us, moe::interquartile_range(one.us), us / plain);
   }
+}
+
+}  // namespace
+
+int main(int argc, char** argv) try {
+  run({argc, argv});
   return 0;
+} catch (const std::exception& error) {
+  fmt::print(stderr, "cpu_routers: {}\n", error.what());
+  return 1;
 }

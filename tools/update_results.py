@@ -21,6 +21,7 @@ Views:
     skew FOLDER            a level under skewed and under uniform routing, from the files NAME_uniform.json and
                            NAME_OTHER.json of a folder
     blocks FILE            what the blocks of real models cost beside the plain layer, from cpu_blocks
+    routers FOLDER...      the CPU's routers by time and over the default one, from cpu_routers on several machines
     machine FILE           the machine and the ceilings of a file
 
 A single figure stands within a sentence:
@@ -338,6 +339,19 @@ def blocks(path):
         table(header, body)
 
 
+def routers(*folders):
+    found = {}
+    for folder in folders:
+        with open(ROOT / folder / "routers.jsonl", encoding="utf-8") as file:
+            found[folder] = [row for row in map(json.loads, file) if "router" in row]
+    first = found[folders[0]]
+    header = ["router"] + [f"[{pathlib.Path(folder).name}](/{folder}/routers.jsonl) ({found[folder][0]['isa']})"
+                           for folder in folders]
+    body = [[f"`{row['router']}`"] + [f"{time_text(found[folder][i]['median_us'])}, {found[folder][i]['over_softmax']:.2f}x"
+                                      for folder in folders] for i, row in enumerate(first)]
+    return f"T={first[0]['tokens']} E={first[0]['experts']} K={first[0]['top_k']}, one thread\n\n" + table(header, body)
+
+
 def json_files(folder, pattern="*.json"):
     return [path.relative_to(ROOT).as_posix() for path in sorted((ROOT / folder).glob(pattern))]
 
@@ -380,7 +394,7 @@ def machine(path):
     return table(["what", "value"], [[key, about[key]] for key in about if not isinstance(about[key], (dict, list))])
 
 
-VIEWS = {"journey": journey, "twins": twins, "scale": scale, "launches": launches, "repeated": repeated, "decode": decode, "gains": gains, "kernels": kernels, "level": level, "myths": myths, "tune": tune, "skew": skew, "blocks": blocks, "machine": machine}
+VIEWS = {"journey": journey, "twins": twins, "scale": scale, "launches": launches, "repeated": repeated, "decode": decode, "gains": gains, "kernels": kernels, "level": level, "myths": myths, "tune": tune, "skew": skew, "blocks": blocks, "routers": routers, "machine": machine}
 
 
 def missing(arguments):

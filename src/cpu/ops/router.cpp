@@ -174,27 +174,36 @@ void mix_experts(const RouterSetup& setup, float* row, std::int32_t* idx, float*
   // An expert takes part unless its logit is more than this below the best, relative to the larger of
   // its magnitude and the best.
   constexpr float kThreshold = 0.02F;
+  // So it is no further than 0.02 / 0.98 of the best's magnitude below it.
+  constexpr float kReach = 0.021F;
   const Router& router = setup.problem.router;
   const std::int64_t experts = setup.problem.shape.experts;
+  const std::int64_t top_k = setup.problem.shape.top_k;
   score_row(setup, row, experts);
-  for (std::int64_t slot = 0; slot < setup.problem.shape.top_k; ++slot) {
-    std::int64_t best = -1;
-    for (std::int64_t expert = 0; expert < experts; ++expert) {
-      // Those taken are -infinity, which nothing but a row full of them would choose again.
-      const bool larger =
-          best < 0 ? std::find(idx, idx + slot, expert) == idx + slot : row[expert] > row[best];
-      if (larger) best = expert;
-    }
-    const float most = row[best];
+  // The best of those left, slot after slot, is the next of all in descending order.
+  TopK(top_k, idx, weights).see(Ranking{row}, 0, experts);
+  for (std::int64_t slot = 0; slot < top_k; ++slot) row[idx[slot]] = kNever;
+  // Beside the chosen only those matter that are close to the last of them, few: they move to the front.
+  const float least = weights[top_k - 1] - kReach * std::abs(weights[top_k - 1]);
+  std::int64_t close = 0;
+  for (std::int64_t expert = 0; expert < experts; ++expert) {
+    const float logit = row[expert];
+    row[close] = logit;
+    close += logit < least ? 0 : 1;
+  }
+  for (std::int64_t slot = 0; slot < top_k; ++slot) {
+    const float most = weights[slot];
     float sum = 0;
-    for (std::int64_t expert = 0; expert < experts; ++expert) {
-      const float logit = row[expert];
-      if (most - logit > kThreshold * std::max(std::abs(logit), most)) continue;
-      sum += logit == most ? 1.0F : std::exp(logit - most);
-    }
-    idx[slot] = static_cast<std::int32_t>(best);
+    const auto add = [&](const float* logits, std::int64_t count) {
+      for (std::int64_t i = 0; i < count; ++i) {
+        const float logit = logits[i];
+        if (most - logit > kThreshold * std::max(std::abs(logit), most)) continue;
+        sum += logit == most ? 1.0F : std::exp(logit - most);
+      }
+    };
+    add(weights + slot, top_k - slot);  // the chosen that are left
+    add(row, close);
     weights[slot] = most == kNever ? 0.0F : router.scale / sum;
-    row[best] = kNever;
   }
 }
 

@@ -46,7 +46,7 @@ struct RouterRule {
 struct SharedSlots {
   int count = 0;                   // P
   const float* weights = nullptr;  // [T] weight of all parts; null: 1
-  __device__ float weight_of(std::int64_t token) const {
+  [[nodiscard]] __device__ float weight_of(std::int64_t token) const {
     return weights == nullptr ? 1.0F : weights[token];
   }
 };

@@ -1,6 +1,7 @@
 // Where level 9's time goes: graphs of its first kernel, of its first two and so on, one JSON object a line.
 //   stream_parts [--samples N] [--tokens LIST] [SHAPE...]
-// Weights and input are normal numbers made on the device. Times are of one replayed graph, L2 cold and
+// A shape whose name ends in +block has its model's router, activation, biases and shared expert; without
+// it the layer is plain. Weights and input are normal numbers made on the device, biases are zero. Times are of one replayed graph, L2 cold and
 // clean, in turns: the difference of two is what a kernel adds. `floor_us` is bytes of the active experts'
 // weights at the measured read rate and an empty kernel. Values are the tests' business; the output of each
 // shape is only compared with that of level 3 on the same weights.
@@ -16,7 +17,9 @@
 #include <vector>
 
 #include "core/check.h"
+#include "core/expert_set.h"
 #include "core/statistics.h"
+#include "core/weight_tensors.h"
 #include "cuda/backend.h"
 #include "cuda/check.h"
 #include "cuda/graph.h"
@@ -34,11 +37,24 @@ namespace {
 struct Model {
   const char* name;
   std::int64_t hidden, intermediate, experts, top_k;
+  const char* block = "";
 };
 constexpr Model kModels[] = {
-    {"qwen3-30b-a3b", 2048, 768, 128, 8}, {"olmoe-1b-7b", 2048, 1024, 64, 8},
-    {"gpt-oss-120b", 2880, 2880, 128, 4}, {"mixtral-8x7b", 4096, 14336, 8, 2},
-    {"deepseek-v3", 7168, 2048, 256, 8},  {"off-block", 1000, 360, 12, 3}};
+    {"qwen3-30b-a3b", 2048, 768, 128, 8},
+    {"olmoe-1b-7b", 2048, 1024, 64, 8},
+    {"olmoe-1b-7b+block", 2048, 1024, 64, 8, "--router softmax,raw"},
+    {"gpt-oss-120b", 2880, 2880, 128, 4},
+    {"gpt-oss-120b+block", 2880, 2880, 128, 4,
+     "--router softmax,bias --activation swiglu,alpha=1.702,limit=7,up=1 --expert-bias"},
+    {"mixtral-8x7b", 4096, 14336, 8, 2},
+    {"deepseek-v3", 7168, 2048, 256, 8},
+    {"deepseek-v3+block", 7168, 2048, 256, 8,
+     "--router sigmoid,selection-bias,groups=8/4,scale=2.5 --shared 2048"},
+    {"llama4-scout", 5120, 8192, 16, 1},
+    {"llama4-scout+block", 5120, 8192, 16, 1, "--router sigmoid,raw,on-input --shared 8192"},
+    {"qwen3-next-80b", 2048, 512, 512, 10},
+    {"qwen3-next-80b+block", 2048, 512, 512, 10, "--shared 512,switch"},
+    {"off-block", 1000, 360, 12, 3}};
 
 /// The kernels of a forward, in order.
 struct Part {
@@ -50,21 +66,43 @@ class StreamedLayer {
  public:
   StreamedLayer(CudaDevice& device, Stopwatch& stopwatch, const Model& model, std::int64_t tokens)
       : device_(device), stopwatch_(stopwatch), model_(model), tokens_(tokens) {
+    problem_ = {.shape = {tokens, model.hidden, model.intermediate, model.experts, model.top_k},
+                .dtype = DType::kBF16};
+    set_block_options(problem_, model.block);
+    const Shape with_shared = with_shared_slots(problem_);
     const std::int64_t matrix = model.experts * model.hidden * model.intermediate;
-    const std::int64_t routed = tokens * model.top_k;
+    const std::int64_t routed = with_shared.routed_rows();
     const auto scale = [](std::int64_t depth) { return 1 / std::sqrt(static_cast<float>(depth)); };
     x_ = normal(tokens * model.hidden, 1);
     router_ = normal(model.experts * model.hidden, scale(model.hidden));
     gate_ = normal(matrix, scale(model.hidden));
     up_ = normal(matrix, scale(model.hidden));
     down_ = normal(matrix, scale(model.intermediate));
+    weights_ = {view(router_, {model.experts, model.hidden}),
+                view(gate_, {model.experts, model.intermediate, model.hidden}),
+                view(up_, {model.experts, model.intermediate, model.hidden}),
+                view(down_, {model.experts, model.hidden, model.intermediate})};
+    for (const WeightTensor& tensor : weight_tensors(problem_)) {
+      TensorView& missing = weights_.*tensor.view;
+      if (missing.data != nullptr) continue;
+      missing = tensor.expected;
+      if (missing.dtype == DType::kBF16) {
+        others_.push_back(normal(missing.elements(), scale(missing.dim(1))));
+      } else {
+        others_.emplace_back(missing.bytes());
+        MOE_CUDA_CHECK(cudaMemsetAsync(others_.back().data(), 0, missing.bytes(), device.stream()));
+      }
+      missing.data = others_.back().data();
+    }
+    block_ = StreamBlock::of(problem_, weights_);
     y_ = DeviceBuffer(bytes(tokens * model.hidden));
     expected_ = DeviceBuffer(bytes(tokens * model.hidden));
     logits_ = DeviceBuffer(static_cast<std::size_t>(tokens * model.experts) * sizeof(float));
+    switch_logits_ = DeviceBuffer(static_cast<std::size_t>(tokens) * sizeof(float));
     idx_ = DeviceBuffer(static_cast<std::size_t>(routed) * sizeof(std::int32_t));
     topk_weights_ = DeviceBuffer(static_cast<std::size_t>(routed) * sizeof(float));
     slots_ = DeviceBuffer(static_cast<std::size_t>(routed) * sizeof(std::int32_t));
-    active_ = DeviceBuffer(static_cast<std::size_t>(std::min(routed, model.experts)) *
+    active_ = DeviceBuffer(static_cast<std::size_t>(std::min(routed, with_shared.experts)) *
                            sizeof(ActiveExpert));
     arrivals_ = DeviceBuffer(kStreamArrivals * sizeof(unsigned));
     MOE_CUDA_CHECK(cudaMemsetAsync(arrivals_.data(), 0, arrivals_.size(), device.stream()));
@@ -98,8 +136,9 @@ class StreamedLayer {
       read.push_back(read_rate());
     }
     const std::int64_t active = active_experts();
-    const double weights = 3.0 * static_cast<double>(active * model_.hidden) *
-                           static_cast<double>(model_.intermediate) * 2;
+    const double weights =
+        3.0 * static_cast<double>(model_.hidden) * 2 *
+        static_cast<double>(active * model_.intermediate + problem_.shared_intermediate);
     const double empty = median(times.front());
     std::string text;
     for (std::size_t i = 0; i < parts.size(); ++i) {
@@ -130,14 +169,12 @@ class StreamedLayer {
 
   [[nodiscard]] StreamRouting routing() const {
     return {.logits = logits_.as<float>(),
+            .switch_logits = switch_logits_.as<float>(),
             .topk_idx = idx_.as<std::int32_t>(),
             .topk_weights = topk_weights_.as<float>(),
             .slots = slots_.as<std::int32_t>(),
             .active = active_.as<ActiveExpert>(),
             .arrivals = arrivals_.as<unsigned>()};
-  }
-  [[nodiscard]] Shape shape() const {
-    return {tokens_, model_.hidden, model_.intermediate, model_.experts, model_.top_k};
   }
 
   std::vector<Part> parts_of_one() {
@@ -150,9 +187,14 @@ class StreamedLayer {
                            .experts = model_.experts,
                            .top_k = model_.top_k,
                            .logits = logits_.as<float>(),
+                           .switch_logit = switch_logits_.as<float>(),
+                           .topk_idx = idx_.as<std::int32_t>(),
+                           .topk_weights = topk_weights_.as<float>(),
+                           .arrivals = arrivals_.as<unsigned>(),
                            .act = act_.data(),
-                           .act_stride = stride_};
-    const TokenConfig config = choose_token_config(shape(), device_.facts().multiprocessors);
+                           .act_stride = stride_,
+                           .block = block_};
+    const TokenConfig config = choose_token_config(problem_, device_.facts().multiprocessors);
     const cudaStream_t stream = device_.stream();
     plan_ = to_string(config);
     return {{"router", [=, this] { token_router(layer, x_.data(), stream); }},
@@ -170,33 +212,33 @@ class StreamedLayer {
                                 .top_k = model_.top_k,
                                 .routing = routing(),
                                 .act = act_.data(),
-                                .act_stride = stride_};
-    const StreamConfig config = choose_stream_config(shape(), device_.facts().multiprocessors);
+                                .act_stride = stride_,
+                                .block = block_};
+    const StreamConfig config = choose_stream_config(problem_, device_.facts().multiprocessors);
+    const std::int64_t slots = model_.top_k + block_.parts;
+    const bool on_input = block_.weight_on_input;
     const cudaStream_t stream = device_.stream();
     plan_ = to_string(config);
     return {
         {"router",
          [=, this] {
            stream_router(x_.data(), router_.data(), tokens_, model_.hidden, model_.experts,
-                         model_.top_k, routing(), stream);
+                         model_.top_k, routing(), stream, block_);
          }},
         {"router_gate_up", [=, this] { stream_gate_up(experts, x_.data(), config, stream); }},
         {"router_gate_up_down", [=, this] { stream_down(experts, rows_.data(), config, stream); }},
         {"all", [=, this] {
-           unpermute_rows(DType::kBF16, rows_.data(), nullptr, topk_weights_.as<float>(), tokens_,
-                          model_.top_k, model_.hidden, y_.data(), stream);
+           unpermute_rows(DType::kBF16, rows_.data(), nullptr,
+                          on_input ? nullptr : topk_weights_.as<float>(), tokens_, slots,
+                          model_.hidden, y_.data(), stream,
+                          {.topk_idx = on_input ? idx_.as<std::int32_t>() : nullptr});
          }}};
   }
 
   /// Of y, which the parts have written, against level 3.
   double relative_error() {
-    const Weights weights{view(router_, {model_.experts, model_.hidden}),
-                          view(gate_, {model_.experts, model_.intermediate, model_.hidden}),
-                          view(up_, {model_.experts, model_.intermediate, model_.hidden}),
-                          view(down_, {model_.experts, model_.hidden, model_.intermediate})};
     Layer layer = Layer::create(
-        {.level = "memefficient", .backend = Backend::kCuda, .problem = {shape(), DType::kBF16}},
-        weights);
+        {.level = "memefficient", .backend = Backend::kCuda, .problem = problem_}, weights_);
     device_.synchronise();
     layer.forward(view(x_, {tokens_, model_.hidden}), view(expected_, {tokens_, model_.hidden}));
     const DeviceBuffer sums(2 * sizeof(double));
@@ -215,21 +257,14 @@ class StreamedLayer {
     return {buffer.data(), DType::kBF16, sizes};
   }
 
-  /// Counted from the logits, which the router has written.
+  /// Of the routed experts. One token has its K; the list of more is the router's.
   std::int64_t active_experts() {
-    std::vector<float> logits(static_cast<std::size_t>(tokens_ * model_.experts));
-    device_.copy_to_host(logits.data(), logits_.data(), logits_.size());
-    std::set<std::int64_t> active;
-    for (std::int64_t t = 0; t < tokens_; ++t) {
-      const auto row = logits.begin() + t * model_.experts;
-      std::vector<float> sorted(row, row + model_.experts);
-      std::nth_element(sorted.begin(), sorted.begin() + model_.top_k - 1, sorted.end(),
-                       std::greater<>());
-      for (std::int64_t e = 0; e < model_.experts; ++e) {
-        if (row[e] >= sorted[static_cast<std::size_t>(model_.top_k - 1)]) active.insert(e);
-      }
-    }
-    return static_cast<std::int64_t>(active.size());
+    if (tokens_ == 1) return model_.top_k;
+    std::vector<ActiveExpert> list(active_.size() / sizeof(ActiveExpert));
+    device_.copy_to_host(list.data(), active_.data(), active_.size());
+    return std::count_if(list.begin(), list.end(), [&](const ActiveExpert& entry) {
+      return entry.tokens > 0 && entry.expert < model_.experts;
+    });
   }
 
   double read_rate() {
@@ -253,7 +288,12 @@ class StreamedLayer {
   std::int64_t stride_ = 0;
   std::string plan_;
   DeviceBuffer x_, router_, gate_, up_, down_, y_, expected_;
-  DeviceBuffer logits_, idx_, topk_weights_, slots_, active_, arrivals_, act_, rows_;
+  Problem problem_;
+  Weights weights_;
+  StreamBlock block_;
+  std::vector<DeviceBuffer> others_;  // what only blocks have
+  DeviceBuffer logits_, switch_logits_, idx_, topk_weights_, slots_, active_, arrivals_, act_,
+      rows_;
   DeviceBuffer memory_, sink_;
 };
 

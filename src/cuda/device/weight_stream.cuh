@@ -64,13 +64,14 @@ __device__ __forceinline__ uint4 load_elements(const Bf16* from, int count) {
 }
 
 /// Sixteen rows of weights: eight from `low` on and eight from `high` on, of which the first
-/// `low_rows` and `high_rows` exist. Rows are `depth` elements long.
+/// `low_rows` and `high_rows` exist. Rows are `depth` elements long and begin `stride` apart.
 struct WeightRows {
   const Bf16* low = nullptr;
   const Bf16* high = nullptr;
   int low_rows = 0;
   int high_rows = 0;
   int depth = 0;
+  int stride = 0;
 };
 
 /// Chunks first, first + stride, ... of a reduction, `count` of them. Warps that divide a reduction
@@ -177,7 +178,7 @@ class WeightStream {
         const int of_half = is_high ? row - 8 : row;
         const bool exists = of_half < (is_high ? weights_.high_rows : weights_.low_rows);
         const Bf16* const from = (is_high ? weights_.high : weights_.low) +
-                                 static_cast<std::int64_t>(of_half) * weights_.depth + at;
+                                 static_cast<std::int64_t>(of_half) * weights_.stride + at;
         const unsigned to = chunk + place(row, piece);
         const int left = exists ? weights_.depth - at : 0;
         if constexpr (kAligned) {

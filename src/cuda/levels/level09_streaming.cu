@@ -22,9 +22,11 @@
 #include <algorithm>
 
 #include "core/crossover.h"
+#include "core/expert_set.h"
 #include "cuda/check.h"
 #include "cuda/level_base.h"
 #include "cuda/ops/permute.h"
+#include "cuda/ops/router.h"
 #include "cuda/ops/stream_experts.h"
 #include "cuda/ops/stream_router.h"
 #include "cuda/ops/stream_token.h"
@@ -41,36 +43,37 @@ std::int64_t act_stride(const Shape& shape) {
   return (shape.intermediate + 7) / 8 * 8;
 }
 
+/// Slots are those of K chosen experts and the P parts of a shared one: S = K + P of a token.
 struct Buffers {
   StreamRouting routing;
-  std::byte* act = nullptr;   // [T·K,I]
-  std::byte* rows = nullptr;  // [T·K,H], unless there is never more than one token
+  std::byte* act = nullptr;   // [T·S,I]
+  std::byte* rows = nullptr;  // [T·S,H], unless there is never more than one token
 };
-
-/// One token goes a way of its own.
-bool is_one_token(const Shape& shape, std::int64_t tokens) {
-  return tokens == 1 && shape.top_k <= kMostTokenSlots;
-}
 
 template <class Memory>
 Buffers carve(Memory& memory, const Problem& problem) {
   const Shape& shape = problem.shape;
-  const std::int64_t routed = shape.routed_rows();
+  const Shape with_shared = with_shared_slots(problem);
+  const std::int64_t slots = with_shared.routed_rows();
+  const bool given = problem.router.scoring == Scoring::kGiven;
   Buffers b;
-  b.routing.logits = memory.template take<float>(shape.tokens * shape.experts);
-  b.routing.topk_idx = memory.template take<std::int32_t>(routed);
-  b.routing.topk_weights = memory.template take<float>(routed);
-  b.routing.slots = memory.template take<std::int32_t>(routed);
-  b.routing.active = memory.template take<ActiveExpert>(std::min(routed, shape.experts));
-  b.act = memory.template take<std::byte>(routed * act_stride(shape) * 2);
-  if (!is_one_token(shape, shape.tokens)) {
-    b.rows = memory.template take<std::byte>(routed * shape.hidden * 2);
+  if (!given) b.routing.logits = memory.template take<float>(shape.tokens * shape.experts);
+  if (problem.shared_switch) b.routing.switch_logits = memory.template take<float>(shape.tokens);
+  b.routing.topk_idx = memory.template take<std::int32_t>(slots);
+  b.routing.topk_weights = memory.template take<float>(slots);
+  b.routing.slots = memory.template take<std::int32_t>(slots);
+  b.routing.active = memory.template take<ActiveExpert>(
+      std::min(shape.routed_rows(), shape.experts) + with_shared.experts - shape.experts);
+  b.act = memory.template take<std::byte>(slots * act_stride(shape) * 2);
+  if (!is_one_token(problem, shape.tokens)) {
+    b.rows = memory.template take<std::byte>(slots * shape.hidden * 2);
   }
   return b;
 }
 
 class Streaming final : public CudaLevel {
  public:
+  [[nodiscard]] Features features() const override { return Features::all(); }
   [[nodiscard]] std::string unsupported(const Problem& problem,
                                         const ExecutionOptions& execution) const override {
     const Shape& shape = problem.shape;
@@ -81,7 +84,12 @@ class Streaming final : public CudaLevel {
       return fmt::format("it streams weights past at most {} tokens, and tokens={}",
                          kMostStreamTokens, shape.tokens);
     }
-    if (const std::int64_t elements = shape.routed_rows() * act_stride(shape);
+    const Shape with_shared = with_shared_slots(problem);
+    if (with_shared.experts > kMaxExperts) {
+      return fmt::format("it lists at most {} experts, not {} and a shared one of {} parts",
+                         kMaxExperts, shape.experts, with_shared.experts - shape.experts);
+    }
+    if (const std::int64_t elements = with_shared.routed_rows() * act_stride(shape);
         elements > UINT32_MAX || shape.tokens * shape.hidden > UINT32_MAX) {
       return fmt::format("{} elements between the products exceed 32-bit offsets", elements);
     }
@@ -124,6 +132,7 @@ class Streaming final : public CudaLevel {
                const ExecutionOptions& execution) override {
     problem_ = problem;
     weights_ = weights;
+    block_ = StreamBlock::of(problem, weights);
     device_ = &device_of(execution);
     arrivals_ = DeviceBuffer(kArrivalBytes);
     MOE_CUDA_CHECK(cudaMemset(arrivals_.data(), 0, arrivals_.size()));
@@ -134,7 +143,9 @@ class Streaming final : public CudaLevel {
     Buffers b = carve(context.arena, problem_);
     b.routing.arrivals = arrivals_.as<unsigned>();
     const Shape& shape = problem_.shape;
-    if (is_one_token(shape, x.dim(0))) {
+    block_.given_experts = context.routes.experts;
+    block_.given_weights = context.routes.weights;
+    if (is_one_token(problem_, x.dim(0))) {
       one_token(context, x, y, b);
       return;
     }
@@ -149,7 +160,8 @@ class Streaming final : public CudaLevel {
                                 .top_k = shape.top_k,
                                 .routing = b.routing,
                                 .act = b.act,
-                                .act_stride = act_stride(shape)};
+                                .act_stride = act_stride(shape),
+                                .block = block_};
     route(context, x, experts);
     gate_up(context, x, experts, config);
     down(context, y, experts, config, b);
@@ -157,7 +169,7 @@ class Streaming final : public CudaLevel {
 
   [[nodiscard]] std::string uncapturable() const override { return {}; }
   [[nodiscard]] std::string plan() const override {
-    if (is_one_token(problem_.shape, problem_.shape.tokens)) return to_string(token_config());
+    if (is_one_token(problem_, problem_.shape.tokens)) return to_string(token_config());
     return to_string(config_for(problem_.shape.tokens));
   }
 
@@ -179,15 +191,17 @@ class Streaming final : public CudaLevel {
 
   static constexpr std::size_t kArrivalBytes = kStreamArrivals * sizeof(unsigned);
 
+  [[nodiscard]] std::int64_t slots_of_token() const { return problem_.shape.top_k + block_.parts; }
+
   [[nodiscard]] TokenConfig token_config() const {
-    return choose_token_config(problem_.shape, device_->facts().multiprocessors);
+    return choose_token_config(problem_, device_->facts().multiprocessors);
   }
 
   /// A forward of fewer rows than the layer was made for is cut as they ask for.
   [[nodiscard]] StreamConfig config_for(std::int64_t tokens) const {
-    Shape shape = problem_.shape;
-    shape.tokens = tokens;
-    return choose_stream_config(shape, device_->facts().multiprocessors);
+    Problem problem = problem_;
+    problem.shape.tokens = tokens;
+    return choose_stream_config(problem, device_->facts().multiprocessors);
   }
 
   void one_token(Context& context, const TensorView& x, const TensorView& y, const Buffers& b) {
@@ -202,18 +216,28 @@ class Streaming final : public CudaLevel {
                            .experts = shape.experts,
                            .top_k = shape.top_k,
                            .logits = b.routing.logits,
+                           .switch_logit = b.routing.switch_logits,
+                           .topk_idx = b.routing.topk_idx,
+                           .topk_weights = b.routing.topk_weights,
+                           .arrivals = b.routing.arrivals,
                            .act = b.act,
-                           .act_stride = act_stride(shape)};
+                           .act_stride = act_stride(shape),
+                           .block = block_};
     token_router(layer, x.data, stream());
-    context.record("token_router", static_cast<std::uint64_t>(shape.experts) * sizeof(float),
-                   [&] { return fmt::format("n={} k={}", shape.experts, shape.hidden); });
+    const std::int64_t slots = slots_of_token();
+    const std::int64_t logits =
+        (block_.given ? 0 : shape.experts) + (problem_.shared_switch ? 1 : 0);
+    const auto written =
+        static_cast<std::uint64_t>(logits + (block_.plain ? 0 : 2 * slots)) * sizeof(float);
+    context.record("token_router", written,
+                   [&] { return fmt::format("n={} k={}", logits, shape.hidden); });
     token_gate_up(layer, x.data, config, stream());
-    context.record("token_gate_up", element_bytes(shape.top_k * layer.act_stride), [&] {
-      return fmt::format("{} rows n={} k={}", shape.top_k, 2 * shape.intermediate, shape.hidden);
+    context.record("token_gate_up", element_bytes(slots * layer.act_stride), [&] {
+      return fmt::format("{} rows n={} k={}", slots, gate_up_features(), shape.hidden);
     });
     token_down(layer, y.data, config, stream());
     context.record("token_down", y.bytes(), [&] {
-      return fmt::format("{} rows n={} k={}, weighted sum", shape.top_k, shape.hidden,
+      return fmt::format("{} rows n={} k={}, weighted sum", slots, shape.hidden,
                          shape.intermediate);
     });
   }
@@ -221,8 +245,9 @@ class Streaming final : public CudaLevel {
   void route(Context& context, const TensorView& x, const StreamExperts& experts) {
     const Shape& shape = problem_.shape;
     stream_router(x.data, weights_.router.data, x.dim(0), shape.hidden, shape.experts, shape.top_k,
-                  experts.routing, stream());
-    context.record("stream_router", static_cast<std::uint64_t>(x.dim(0) * shape.top_k) * 12, [&] {
+                  experts.routing, stream(), block_);
+    const std::int64_t slots = x.dim(0) * slots_of_token();
+    context.record("stream_router", static_cast<std::uint64_t>(slots) * 12, [&] {
       return fmt::format("{} tokens, top {} of {}", x.dim(0), shape.top_k, shape.experts);
     });
   }
@@ -230,26 +255,34 @@ class Streaming final : public CudaLevel {
   void gate_up(Context& context, const TensorView& x, const StreamExperts& experts,
                const StreamConfig& config) {
     stream_gate_up(experts, x.data, config, stream());
-    const std::int64_t rows = experts.tokens * experts.top_k;
+    const std::int64_t rows = experts.tokens * slots_of_token();
     context.record("stream_gate_up", element_bytes(rows * experts.act_stride), [&] {
-      return fmt::format("{} rows n={} k={}", rows, 2 * experts.intermediate, experts.hidden);
+      return fmt::format("{} rows n={} k={}", rows, gate_up_features(), experts.hidden);
     });
   }
 
   void down(Context& context, const TensorView& y, const StreamExperts& experts,
             const StreamConfig& config, const Buffers& b) {
-    const std::int64_t rows = experts.tokens * experts.top_k;
+    const std::int64_t rows = experts.tokens * slots_of_token();
     stream_down(experts, b.rows, config, stream());
     context.record("stream_down", element_bytes(rows * experts.hidden), [&] {
       return fmt::format("{} rows n={} k={}", rows, experts.hidden, experts.intermediate);
     });
-    unpermute_rows(problem_.dtype, b.rows, nullptr, b.routing.topk_weights, experts.tokens,
-                   experts.top_k, experts.hidden, y.data, stream());
+    const bool on_input = block_.weight_on_input;
+    // Slots without a row and weights that are 1 are the combine's business.
+    const CombineExtras extras{.topk_idx = block_.given || on_input ? b.routing.topk_idx : nullptr};
+    unpermute_rows(problem_.dtype, b.rows, nullptr, on_input ? nullptr : b.routing.topk_weights,
+                   experts.tokens, slots_of_token(), experts.hidden, y.data, stream(), extras);
     context.record("combine", y.bytes(), [&] {
-      return fmt::format("{} tokens, weighted sum of {} rows", experts.tokens, experts.top_k);
+      return fmt::format("{} tokens, weighted sum of {} rows", experts.tokens, slots_of_token());
     });
   }
 
+  [[nodiscard]] std::int64_t gate_up_features() const {
+    return (block_.gated ? 2 : 1) * problem_.shape.intermediate;
+  }
+
+  StreamBlock block_;  // given routes are those of the forward in progress
   DeviceBuffer arrivals_;
 };
 

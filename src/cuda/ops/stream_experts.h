@@ -21,19 +21,20 @@ struct StreamConfig {
   /// Tiles of eight tokens that a warp multiplies a weight with before it asks for the next, 1 or 2. An
   /// expert with more tokens has its weights read again; one with a tile runs the loop of one tile.
   int token_tiles = 1;
-  int gate_up_row_groups = 1;  ///< 1, 2, 4, 8: groups of eight features of a block
+  int gate_up_features = 8;    ///< of a group of gate and up: 8, without a gate 16
+  int gate_up_row_groups = 1;  ///< 1, 2, 4, 8: groups of features of a block
   int down_row_groups = 1;     ///< of sixteen
   bool operator==(const StreamConfig&) const = default;
 };
 /// By the rows that an expert is expected to have and the blocks that a device wants. A host function
 /// of sizes alone.
-[[nodiscard]] StreamConfig choose_stream_config(const Shape& shape, int multiprocessors);
+[[nodiscard]] StreamConfig choose_stream_config(const Problem& problem, int multiprocessors);
 /// "16 tokens at once; gate|up in blocks of 64 features; ..."
 [[nodiscard]] std::string to_string(const StreamConfig& config);
 
-/// bf16 throughout. Views: the memory is the caller's.
+/// bf16 throughout. Views: the memory is the caller's. S = K + StreamBlock::parts slots of a token.
 struct StreamExperts {
-  const void* gate = nullptr;  ///< [E,I,H]
+  const void* gate = nullptr;  ///< [E,I,H]; null without a gate
   const void* up = nullptr;    ///< [E,I,H]
   const void* down = nullptr;  ///< [E,H,I]
   std::int64_t tokens = 0;     ///< 1 to kMostStreamTokens
@@ -41,17 +42,19 @@ struct StreamExperts {
   std::int64_t intermediate = 0;
   std::int64_t experts = 0;
   std::int64_t top_k = 0;
-  StreamRouting routing;        ///< of these tokens, by stream_router() just before on the stream
-  void* act = nullptr;          ///< [T·K, act_stride] by slot
-  std::int64_t act_stride = 0;  ///< elements; T·K·act_stride < 2^32
+  StreamRouting routing = {};   ///< of these tokens, by stream_router() just before on the stream
+  void* act = nullptr;          ///< [T·S, act_stride] by slot
+  std::int64_t act_stride = 0;  ///< elements; T·S·act_stride < 2^32
+  StreamBlock block = {};       ///< that of the router, too
 };
 
-/// act[slot,:] = silu(gate_e · x_t) · (up_e · x_t) for every slot t·K + k. Weights are read around
-/// the caches where H and addresses are multiples of 16 bytes, element by element elsewhere.
+/// act[slot,:] = silu(gate_e · x_t) · (up_e · x_t), or what the block has instead, for every slot t·S + s
+/// that is used. Weights are read around the caches where H and addresses are multiples of 16 bytes,
+/// element by element elsewhere.
 void stream_gate_up(const StreamExperts& experts, const void* x, const StreamConfig& config,
                     cudaStream_t stream);
-/// rows[slot,:] = down_e · act[slot,:], [T·K,H]. Follows stream_gate_up() directly: it starts to read
-/// `down` before that is complete.
+/// rows[slot,:] = down_e · act[slot,:] and its bias, [T·S,H]. Follows stream_gate_up() directly: it
+/// starts to read `down` before that is complete.
 void stream_down(const StreamExperts& experts, void* rows, const StreamConfig& config,
                  cudaStream_t stream);
 

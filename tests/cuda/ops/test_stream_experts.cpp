@@ -206,14 +206,14 @@ TEST_F(CudaStreamExperts, NanStaysInItsToken) {
 }
 
 TEST(StreamConfigs, FollowTheShape) {
-  EXPECT_EQ(choose_stream_config({8, 2048, 768, 128, 8}, 132).token_tiles, 1);
-  EXPECT_EQ(choose_stream_config({9, 2048, 768, 128, 8}, 132).token_tiles, 2);
+  EXPECT_EQ(choose_stream_config({{8, 2048, 768, 128, 8}}, 132).token_tiles, 1);
+  EXPECT_EQ(choose_stream_config({{9, 2048, 768, 128, 8}}, 132).token_tiles, 2);
   const auto choose = [](std::int64_t tokens) {
-    return choose_stream_config({tokens, 2048, 768, 128, 8}, 132);
+    return choose_stream_config({{tokens, 2048, 768, 128, 8}}, 132);
   };
   // Few active experts give few blocks: each takes fewer features, and its warps divide their depth.
-  EXPECT_EQ(choose_stream_config({2, 512, 128, 128, 1}, 132).gate_up_row_groups, 1);
-  EXPECT_LT(choose_stream_config({2, 2048, 768, 128, 2}, 132).down_row_groups,
+  EXPECT_EQ(choose_stream_config({{2, 512, 128, 128, 1}}, 132).gate_up_row_groups, 1);
+  EXPECT_LT(choose_stream_config({{2, 2048, 768, 128, 2}}, 132).down_row_groups,
             choose(64).down_row_groups);
   EXPECT_EQ(choose(64).gate_up_row_groups, kStreamWarps);
   EXPECT_EQ(choose(64).down_row_groups, kStreamWarps);

@@ -37,7 +37,7 @@ double dot(const BFloat16* a, const BFloat16* b, std::int64_t n) {
 /// The chosen config, every number of rows that it does not choose, and grids of other sizes.
 std::vector<TokenConfig> configs(const Sizes& sizes) {
   const Shape shape{1, sizes.hidden, sizes.intermediate, sizes.experts, sizes.top_k};
-  std::vector<TokenConfig> all = {choose_token_config(shape, 100)};
+  std::vector<TokenConfig> all = {choose_token_config({.shape = shape}, 100)};
   for (const int rows : {1, 2, 4}) {
     TokenConfig config = all.front();
     config.rows = rows;
@@ -209,19 +209,19 @@ TEST_F(CudaStreamToken, NanIsNan) {
 }
 
 TEST(TokenConfigs, FillTheDeviceInWholeRounds) {
-  const TokenConfig few = choose_token_config({1, 64, 16, 8, 2}, 100);
+  const TokenConfig few = choose_token_config({{1, 64, 16, 8, 2}}, 100);
   EXPECT_EQ(few.gate_up_blocks, 4) << "32 features, eight warps a block";
   EXPECT_EQ(few.parts, 4) << "every warp of a block has a slot or a part of one";
   EXPECT_EQ(few.rows, 4);
   EXPECT_EQ(few.down_blocks, 16);
   // 28672 features are 3584 blocks: nine rounds of at most 400 are no more than those of 399.
-  const TokenConfig many = choose_token_config({1, 4096, 14336, 8, 2}, 100);
+  const TokenConfig many = choose_token_config({{1, 4096, 14336, 8, 2}}, 100);
   EXPECT_EQ(many.gate_up_blocks, 399);
   EXPECT_EQ(many.rows, 1) << "448 vectors of a part are 14 a lane";
   EXPECT_EQ(many.down_blocks, 196) << "4096 rows in 21 rounds";
-  EXPECT_EQ(choose_token_config({1, 2048, 768, 128, 8}, 100).rows, 4);
-  EXPECT_EQ(choose_token_config({1, 2880, 2880, 128, 4}, 100).rows, 2);
-  EXPECT_EQ(choose_token_config({1, 64, 64, 64, 22}, 100).parts, 1);
+  EXPECT_EQ(choose_token_config({{1, 2048, 768, 128, 8}}, 100).rows, 4);
+  EXPECT_EQ(choose_token_config({{1, 2880, 2880, 128, 4}}, 100).rows, 2);
+  EXPECT_EQ(choose_token_config({{1, 64, 64, 64, 22}}, 100).parts, 1);
 }
 
 }  // namespace

@@ -55,6 +55,13 @@ using ExpertStream = WeightStream<128, 3, kAligned>;
 /// Blocks of a multiprocessor: their rings fill its shared memory.
 constexpr int kBlocks = 2;
 
+/// An expert's matrices from its `feature` on. A lane has features lane / 4 of `low` and of `high`.
+struct ExpertRows {
+  WeightRows weights;
+  const float* low_bias = nullptr;  // of those features; null: none
+  const float* high_bias = nullptr;
+};
+
 /// The first product of a plain layer: a fragment's low rows are eight gate features, its high rows the
 /// same of up, so that a lane ends up with both of a feature.
 struct GateUp {
@@ -64,11 +71,11 @@ struct GateUp {
   __device__ static int width(const Work& work, int) { return work.features; }
   __device__ static int depth(const Work& work, int) { return work.depth; }
   __device__ static int group_features(const Work&) { return 8; }
-  __device__ static WeightRows rows(const Work& work, int expert, int feature) {
+  __device__ static ExpertRows rows(const Work& work, int expert, int feature) {
     const std::int64_t at =
         (static_cast<std::int64_t>(expert) * work.features + feature) * work.depth;
     const int count = min(work.features - feature, 8);
-    return {work.low + at, work.high + at, count, count, work.depth, work.depth};
+    return {{work.low + at, work.high + at, count, count, work.depth, work.depth}};
   }
   __device__ static int row(const Work& work, int slot) { return slot / work.token_slots; }
   __device__ static void store(const Work& work, int slot, int feature, int, float low,
@@ -87,13 +94,12 @@ struct Down {
   __device__ static int width(const Work& work, int) { return work.features; }
   __device__ static int depth(const Work& work, int) { return work.depth; }
   __device__ static int group_features(const Work&) { return 16; }
-  __device__ static WeightRows rows(const Work& work, int expert, int feature) {
+  __device__ static ExpertRows rows(const Work& work, int expert, int feature) {
     const Bf16* const low =
         work.low + (static_cast<std::int64_t>(expert) * work.features + feature) * work.depth;
     const int count = work.features - feature;
-    return {low,           low + static_cast<std::int64_t>(8) * work.depth,
-            min(count, 8), min(count - 8, 8),
-            work.depth,    work.depth};
+    return {{low, low + static_cast<std::int64_t>(8) * work.depth, min(count, 8), min(count - 8, 8),
+             work.depth, work.depth}};
   }
   __device__ static int row(const Work&, int slot) { return slot; }
   __device__ static void store(const Work& work, int slot, int feature, int, float low,
@@ -104,22 +110,11 @@ struct Down {
   }
 };
 
-/// Where the biases of a lane's two features are; null: there are none.
-struct Biases {
-  const float* low = nullptr;
-  const float* high = nullptr;
-};
+/// Where the biases of a lane's two features are, if they exist.
 __device__ __forceinline__ const float* bias_at(const float* biases, const StreamWork& work,
                                                 int expert, int feature) {
   const bool exists = biases != nullptr && expert < work.experts && feature < work.features;
   return exists ? biases + static_cast<std::int64_t>(expert) * work.features + feature : nullptr;
-}
-/// PTX ISA, prefetch: into L2, for load_bias().
-__device__ __forceinline__ void prefetch_bias(const float* bias) {
-  if (bias != nullptr) asm volatile("prefetch.global.L2 [%0];" ::"l"(bias));
-}
-__device__ __forceinline__ float load_bias(const float* bias) {
-  return bias == nullptr ? 0.0F : __ldg(bias);
 }
 
 /// The first product of any block. Without a gate, the low and the high rows are sixteen features of up.
@@ -134,7 +129,7 @@ struct BlockGateUp {
   }
   __device__ static int depth(const Work& work, int) { return work.depth; }
   __device__ static int group_features(const Work& work) { return work.block.gated ? 8 : 16; }
-  __device__ static WeightRows rows(const Work& work, int expert, int feature) {
+  __device__ static ExpertRows rows(const Work& work, int expert, int feature) {
     const bool is_shared = expert >= work.experts;
     const std::int64_t at =
         (static_cast<std::int64_t>(is_shared ? expert - work.experts : expert) * work.features +
@@ -143,25 +138,18 @@ struct BlockGateUp {
     const Bf16* const up =
         (is_shared ? static_cast<const Bf16*>(work.block.shared_up) : work.high) + at;
     const int count = width(work, expert) - feature;
+    const int of_lane = feature + static_cast<int>(threadIdx.x) % kWarpSize / 4;
     if (work.block.gated) {
       const Bf16* const gate =
           (is_shared ? static_cast<const Bf16*>(work.block.shared_gate) : work.low) + at;
-      return {gate, up, min(count, 8), min(count, 8), work.depth, work.depth};
+      return {{gate, up, min(count, 8), min(count, 8), work.depth, work.depth},
+              bias_at(work.block.gate_bias, work, expert, of_lane),
+              bias_at(work.block.up_bias, work, expert, of_lane)};
     }
-    return {up,
-            up + static_cast<std::int64_t>(8) * work.depth,
-            min(count, 8),
-            min(count - 8, 8),
-            work.depth,
-            work.depth};
-  }
-  __device__ static Biases biases(const Work& work, int expert, int feature) {
-    if (work.block.gated) {
-      return {bias_at(work.block.gate_bias, work, expert, feature),
-              bias_at(work.block.up_bias, work, expert, feature)};
-    }
-    return {bias_at(work.block.up_bias, work, expert, feature),
-            bias_at(work.block.up_bias, work, expert, feature + 8)};
+    return {{up, up + static_cast<std::int64_t>(8) * work.depth, min(count, 8), min(count - 8, 8),
+             work.depth, work.depth},
+            bias_at(work.block.up_bias, work, expert, of_lane),
+            bias_at(work.block.up_bias, work, expert, of_lane + 8)};
   }
   __device__ static int row(const Work& work, int slot) { return slot / work.token_slots; }
   __device__ static void store(const Work& work, int slot, int feature, int width, float low,
@@ -188,7 +176,7 @@ struct BlockDown {
     return min(work.depth, work.block.shared - (expert - work.experts) * work.depth);
   }
   __device__ static int group_features(const Work&) { return 16; }
-  __device__ static WeightRows rows(const Work& work, int expert, int feature) {
+  __device__ static ExpertRows rows(const Work& work, int expert, int feature) {
     const int stride = expert < work.experts ? work.depth : work.block.shared;
     const Bf16* const low =
         expert < work.experts
@@ -197,16 +185,11 @@ struct BlockDown {
                   static_cast<std::int64_t>(feature) * stride +
                   static_cast<std::int64_t>(expert - work.experts) * work.depth;
     const int count = work.features - feature;
-    return {low,
-            low + static_cast<std::int64_t>(8) * stride,
-            min(count, 8),
-            min(count - 8, 8),
-            depth(work, expert),
-            stride};
-  }
-  __device__ static Biases biases(const Work& work, int expert, int feature) {
-    return {bias_at(work.block.down_bias, work, expert, feature),
-            bias_at(work.block.down_bias, work, expert, feature + 8)};
+    const int of_lane = feature + static_cast<int>(threadIdx.x) % kWarpSize / 4;
+    return {{low, low + static_cast<std::int64_t>(8) * stride, min(count, 8), min(count - 8, 8),
+             depth(work, expert), stride},
+            bias_at(work.block.down_bias, work, expert, of_lane),
+            bias_at(work.block.down_bias, work, expert, of_lane + 8)};
   }
   __device__ static int row(const Work& work, int slot) { return Down::row(work, slot); }
   __device__ static void store(const Work& work, int slot, int feature, int width, float low,
@@ -235,7 +218,10 @@ struct WarpShare {
   int warp, lane;
   int part, parts;
   int first_feature;
-  bool exists;  // whether there are such features
+  int width;       // features of the expert
+  bool exists;     // whether there are such features
+  float low_bias;  // of this lane's features
+  float high_bias;
 };
 
 /// Tokens from `first` on, kTiles tiles of them: products, sums over the parts, what follows. All warps of
@@ -254,15 +240,6 @@ __device__ __forceinline__ void multiply_tiles(const typename Product::Work& wor
   find_rows<Product>(work, expert, first, rows);
   float sums[kTiles][4] = {};
   stream.multiply(work.from, rows, sums);
-  const int feature = share.first_feature + share.lane / 4;
-  float low_bias = 0;
-  float high_bias = 0;
-  if constexpr (Product::kBlock) {
-    // NOTE: not earlier, when they would be two registers too many beside two tiles of tokens.
-    const Biases biases = Product::biases(work, expert.expert, feature);
-    low_bias = load_bias(biases.low);
-    high_bias = load_bias(biases.high);
-  }
   if (share.parts > 1) {
     if (share.part > 0) {
       __syncwarp();  // this warp's ring is empty: all its chunks are multiplied
@@ -300,10 +277,10 @@ __device__ __forceinline__ void multiply_tiles(const typename Product::Work& wor
         const float weight = Product::kWeightsFirst || work.input_weights == nullptr
                                  ? 1.0F
                                  : work.input_weights[slot];
-        low = fmaf(weight, low, low_bias);
-        high = fmaf(weight, high, high_bias);
+        low = fmaf(weight, low, share.low_bias);
+        high = fmaf(weight, high, share.high_bias);
       }
-      Product::store(work, slot, feature, Product::width(work, expert.expert), low, high);
+      Product::store(work, slot, share.first_feature + share.lane / 4, share.width, low, high);
     }
   }
 }
@@ -323,23 +300,28 @@ __global__ void __launch_bounds__(kStreamWarps* kWarpSize, kBlocks)
   const int group = warp % work.row_groups;
   const int first_feature =
       (block % work.feature_blocks * work.row_groups + group) * Product::group_features(work);
-  const WarpShare<Product> share{.warp = warp,
-                                 .lane = static_cast<int>(threadIdx.x) % kWarpSize,
-                                 .part = warp / work.row_groups,
-                                 .parts = kStreamWarps / work.row_groups,
-                                 .first_feature = first_feature,
-                                 .exists = first_feature < Product::width(work, expert.expert)};
+  WarpShare<Product> share{.warp = warp,
+                           .lane = static_cast<int>(threadIdx.x) % kWarpSize,
+                           .part = warp / work.row_groups,
+                           .parts = kStreamWarps / work.row_groups,
+                           .first_feature = first_feature,
+                           .width = Product::width(work, expert.expert),
+                           .exists = true,
+                           .low_bias = 0,
+                           .high_bias = 0};
+  share.exists = first_feature < share.width;
   ChunkRange range = ChunkRange::of_part(Product::depth(work, expert.expert), Stream::kChunk,
                                          share.part, share.parts);
   if (!share.exists) range.count = 0;
 
   Stream stream(shared + warp * Stream::kRingBytes);
-  const WeightRows weights = Product::rows(work, expert.expert, first_feature);
+  const ExpertRows from = Product::rows(work, expert.expert, first_feature);
+  const WeightRows weights = from.weights;
   stream.start(weights, range);
   if constexpr (Product::kBlock) {
-    const Biases biases = Product::biases(work, expert.expert, first_feature + share.lane / 4);
-    prefetch_bias(biases.low);
-    prefetch_bias(biases.high);
+    // Asked for now and needed at the end.
+    if (from.low_bias != nullptr) share.low_bias = __ldg(from.low_bias);
+    if (from.high_bias != nullptr) share.high_bias = __ldg(from.high_bias);
   }
   if constexpr (Product::kWeightsFirst) wait_for_previous_kernel();
   allow_next_kernel();

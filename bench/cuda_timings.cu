@@ -13,6 +13,7 @@
 #include <string>
 #include <vector>
 
+#include "arguments.h"
 #include "core/rng.h"
 #include "core/workload.h"
 #include "cuda/backend.h"
@@ -456,7 +457,7 @@ int run(const std::vector<std::string>& wanted) {
 
 int main(int argc, char** argv) {
   try {
-    return moe::cuda::run(std::vector<std::string>(argv + 1, argv + argc));
+    return moe::cuda::run(moe::Arguments(argc, argv).words());
   } catch (const std::exception& error) {
     std::fprintf(stderr, "%s\n", error.what());
     return 1;

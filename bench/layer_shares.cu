@@ -1,5 +1,5 @@
 // CUDA levels on the shapes of real models against their dense twin, one JSON object a line.
-//   layer_shares [--samples N] [--levels A,B] [--tokens N] [--kernels] [SHAPE...]
+//   layer_shares [--samples N] [--levels A,B] [--tokens N,M] [--kernels] [SHAPE...]
 // Weights and input are normal numbers made on the device, so that layers of tens of gigabytes are ready
 // in a second. The first and the last tokens of every output are compared with level 3 on the same
 // weights (which the tests compare with the fp64 oracle). Times are of one replayed graph of the whole
@@ -14,10 +14,10 @@
 #include <cstdio>
 #include <functional>
 #include <memory>
-#include <sstream>
 #include <string>
 #include <vector>
 
+#include "arguments.h"
 #include "core/check.h"
 #include "cuda/activity.h"
 #include "cuda/backend.h"
@@ -224,25 +224,13 @@ void time_model(const Model& model, std::int64_t tokens, const Options& options)
   }
 }
 
-int run(const std::vector<std::string>& arguments) {
+int run(Arguments arguments) {
   Options options;
-  std::vector<std::string> wanted;
-  for (std::size_t i = 0; i < arguments.size(); ++i) {
-    const bool has_value = i + 1 < arguments.size();
-    if (arguments[i] == "--samples" && has_value) {
-      options.samples = std::stoi(arguments[++i]);
-    } else if (arguments[i] == "--tokens" && has_value) {
-      options.tokens = {std::stoll(arguments[++i])};
-    } else if (arguments[i] == "--levels" && has_value) {
-      options.levels.clear();
-      std::stringstream list(arguments[++i]);
-      for (std::string name; std::getline(list, name, ',');) options.levels.push_back(name);
-    } else if (arguments[i] == "--kernels") {
-      options.kernels = true;
-    } else {
-      wanted.push_back(arguments[i]);
-    }
-  }
+  options.samples = static_cast<int>(arguments.number("--samples", options.samples));
+  options.tokens = arguments.numbers("--tokens", options.tokens);
+  options.levels = arguments.list("--levels", options.levels);
+  options.kernels = arguments.flag("--kernels");
+  const std::vector<std::string> wanted = arguments.words();
   const CudaDevice device{LayerOptions()};
   if (!device.unavailable().empty()) {
     std::fprintf(stderr, "%s\n", device.unavailable().c_str());
@@ -265,7 +253,7 @@ int run(const std::vector<std::string>& arguments) {
 
 int main(int argc, char** argv) {
   try {
-    return moe::cuda::run(std::vector<std::string>(argv + 1, argv + argc));
+    return moe::cuda::run({argc, argv});
   } catch (const std::exception& error) {
     std::fprintf(stderr, "%s\n", error.what());
     return 1;

@@ -14,11 +14,11 @@
 #include <cmath>
 #include <cstdio>
 #include <functional>
-#include <sstream>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "arguments.h"
 #include "core/check.h"
 #include "cuda/backend.h"
 #include "cuda/check.h"
@@ -280,23 +280,14 @@ class DenseProblem {
   GroupedGemmConfig chosen_;
 };
 
-Options parse(const std::vector<std::string>& arguments) {
+Options parse(Arguments arguments) {
   Options options;
-  for (std::size_t i = 0; i < arguments.size(); ++i) {
-    const bool has_value = i + 1 < arguments.size();
-    if (arguments[i] == "--block" && has_value) {
-      options.block_ms = std::stoi(arguments[++i]);
-    } else if (arguments[i] == "--rounds" && has_value) {
-      options.rounds = std::stoi(arguments[++i]);
-    } else if (arguments[i] == "--order" && has_value) {
-      std::stringstream list(arguments[++i]);
-      for (std::string order; std::getline(list, order, ',');) {
-        options.orders.emplace_back(std::stoi(order), std::stoi(order.substr(order.find('x') + 1)));
-      }
-    } else {
-      options.shapes.push_back(arguments[i]);
-    }
+  options.block_ms = static_cast<int>(arguments.number("--block", options.block_ms));
+  options.rounds = static_cast<int>(arguments.number("--rounds", options.rounds));
+  for (const std::string& order : arguments.list("--order", {})) {
+    options.orders.emplace_back(std::stoi(order), std::stoi(order.substr(order.find('x') + 1)));
   }
+  options.shapes = arguments.words();
   return options;
 }
 
@@ -331,7 +322,7 @@ int run(const Options& options) {
 
 int main(int argc, char** argv) {
   try {
-    return moe::cuda::run(moe::cuda::parse({argv + 1, argv + argc}));
+    return moe::cuda::run(moe::cuda::parse({argc, argv}));
   } catch (const std::exception& error) {
     std::fprintf(stderr, "%s\n", error.what());
     return 1;

@@ -12,10 +12,10 @@
 #include <cstdio>
 #include <functional>
 #include <set>
-#include <sstream>
 #include <string>
 #include <vector>
 
+#include "arguments.h"
 #include "core/check.h"
 #include "core/expert_set.h"
 #include "core/statistics.h"
@@ -297,22 +297,11 @@ class StreamedLayer {
   DeviceBuffer memory_, sink_;
 };
 
-int run(int argc, char** argv) {
-  int samples = 41;
-  std::vector<std::int64_t> tokens = {1};
-  std::set<std::string> wanted;
-  for (int i = 1; i < argc; ++i) {
-    const std::string argument = argv[i];
-    if (argument == "--samples" && i + 1 < argc) {
-      samples = std::stoi(argv[++i]);
-    } else if (argument == "--tokens" && i + 1 < argc) {
-      std::istringstream list(argv[++i]);
-      tokens.clear();
-      for (std::string one; std::getline(list, one, ',');) tokens.push_back(std::stoll(one));
-    } else {
-      wanted.insert(argument);
-    }
-  }
+int run(Arguments arguments) {
+  const auto samples = static_cast<int>(arguments.number("--samples", 41));
+  const std::vector<std::int64_t> tokens = arguments.numbers("--tokens", {1});
+  const std::vector<std::string> words = arguments.words();
+  const std::set<std::string> wanted(words.begin(), words.end());
   CudaDevice device{LayerOptions()};
   Stopwatch stopwatch(device);
   for (const Model& model : kModels) {
@@ -328,7 +317,7 @@ int run(int argc, char** argv) {
 
 int main(int argc, char** argv) {
   try {
-    return moe::cuda::run(argc, argv);
+    return moe::cuda::run({argc, argv});
   } catch (const std::exception& error) {
     fmt::print(stderr, "stream_parts: {}\n", error.what());
     return 1;

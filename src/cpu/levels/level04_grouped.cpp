@@ -30,6 +30,7 @@
 #include "cpu/ops/gemm_onednn.h"
 #include "cpu/ops/packed_experts.h"
 #include "cpu/ops/permute.h"
+#include "cpu/ops/routed_rows.h"
 #include "cpu/ops/router.h"
 
 namespace moe::cpu {
@@ -48,17 +49,12 @@ Panels gate_up_panels(const Shape& shape) {
   return Panels::split(shape.intermediate, std::min(shape.top_k * shape.hidden / 2, kMaxPanel), 1);
 }
 
-struct Buffers {
-  float* logits;           // [T, E]
-  std::int32_t* topk_idx;  // [T, K]
-  float* topk_weights;     // [T, K]
-  float* input_weights;    // [T, K] where weights multiply the input, like the next; else null
-  float* row_scale;        // [T·K] the same by routed row
-  Permutation permutation;
-  std::byte* x_perm;  // [T·K, H] rows grouped by expert
-  std::byte* act;     // [T·K, I]
-  float* gate_up;     // [min(T, kMaxRows), 2·panel], dead before y_perm is written
-  float* y_perm;      // [T·K, H], the same memory
+struct Buffers : RoutedRows {
+  float* logits = nullptr;      // [T, E]
+  std::byte* x_perm = nullptr;  // [T·K, H] rows grouped by expert
+  std::byte* act = nullptr;     // [T·K, I]
+  float* gate_up = nullptr;     // [min(T, kMaxRows), 2·panel], dead before y_perm is written
+  float* y_perm = nullptr;      // [T·K, H], the same memory
 };
 
 template <class Memory>
@@ -66,17 +62,8 @@ Buffers carve(Memory& memory, const Problem& problem, std::int64_t tokens) {
   const Shape shape = with_shared_slots(problem);
   const std::int64_t routed = tokens * shape.top_k;
   const auto element = static_cast<std::int64_t>(size_of(problem.dtype));
-  Buffers b{};
+  Buffers b{take_routed_rows(memory, problem, tokens)};
   b.logits = memory.template take<float>(tokens * problem.shape.experts);
-  b.topk_idx = memory.template take<std::int32_t>(routed);
-  b.topk_weights = memory.template take<float>(routed);
-  if (problem.router.weight_on_input) {
-    b.input_weights = memory.template take<float>(routed);
-    b.row_scale = memory.template take<float>(routed);
-  }
-  b.permutation.expert_offsets = memory.template take<std::int64_t>(shape.experts + 1);
-  b.permutation.src_row = memory.template take<std::int64_t>(routed);
-  b.permutation.dst_row = memory.template take<std::int64_t>(routed);
   b.x_perm = memory.template take<std::byte>(routed * shape.hidden * element);
   b.act = memory.template take<std::byte>(routed * shape.intermediate * element);
   const std::int64_t block =
@@ -249,15 +236,10 @@ void Grouped::route(Context& context, const TensorView& x, const Buffers& b) {
   }
 #pragma omp parallel for schedule(static) num_threads(threads_)
   for (std::int64_t token = 0; token < tokens; ++token) {
-    const std::int64_t at = token * shape.top_k;
     choose_experts(router_, x, token, 1, b.logits + token * experts, context.routes,
-                   {b.topk_idx + at, b.topk_weights + at,
-                    b.input_weights == nullptr ? nullptr : b.input_weights + at});
+                   b.slots_from(token, shape.top_k));
   }
-  build_permutation(b.topk_idx, tokens, shape.experts, shape.top_k, b.permutation);
-  if (b.row_scale != nullptr) {
-    permute_weights(b.input_weights, b.permutation.dst_row, tokens * shape.top_k, b.row_scale);
-  }
+  b.group_by_expert(shape, tokens);
   context.record("route", static_cast<std::uint64_t>(tokens * shape.top_k) * 8, [&] {
     return fmt::format("{} tokens, top {} of {}", tokens, problem_.shape.top_k, experts);
   });

@@ -33,6 +33,7 @@
 #include "cpu/ops/gemm_onednn.h"
 #include "cpu/ops/packed_experts.h"
 #include "cpu/ops/permute.h"
+#include "cpu/ops/routed_rows.h"
 #include "cpu/ops/router.h"
 
 namespace moe::cpu {
@@ -110,21 +111,17 @@ class Menu {
   std::vector<std::vector<onednn::GemmCall>> calls_;  // [threads][most - fewest + 1]
 };
 
-struct Buffers {
-  float* logits;           // [T, E]
-  std::int32_t* topk_idx;  // [T, K]
-  float* topk_weights;     // [T, K]
-  float* input_weights;    // [T, K] where weights multiply the input, like the next; else null
-  float* row_scale;        // [T·K] the same by routed row
-  Permutation permutation;
-  std::byte* x_perm;  // [T·K + kMinRows - 1, H] rows grouped by expert, then rows nobody needs
-  std::byte* act;     // [T·K + kMinRows - 1, I]
-  float* y_perm;      // per down panel [T·K, width]
+struct Buffers : RoutedRows {
+  float* logits = nullptr;  // [T, E]
+  // [T·K + kMinRows - 1, H] rows grouped by expert, then rows nobody needs.
+  std::byte* x_perm = nullptr;
+  std::byte* act = nullptr;  // [T·K + kMinRows - 1, I]
+  float* y_perm = nullptr;   // per down panel [T·K, width]
   // Per thread [rows, 2·width], dead before y_perm is written and in the same memory.
-  float* gate_up;
-  std::int64_t gate_up_block;  // elements per thread
-  float* few_rows;             // per thread [kMinRows, width]: down products of small groups
-  std::int64_t few_rows_block;
+  float* gate_up = nullptr;
+  std::int64_t gate_up_block = 0;  // elements per thread
+  float* few_rows = nullptr;       // per thread [kMinRows, width]: down products of small groups
+  std::int64_t few_rows_block = 0;
 };
 
 template <class Memory>
@@ -132,17 +129,8 @@ Buffers carve(Memory& memory, const Problem& problem, int threads, std::int64_t 
   const Shape shape = with_shared_slots(problem);
   const std::int64_t routed = tokens * shape.top_k;
   const auto element = static_cast<std::int64_t>(size_of(problem.dtype));
-  Buffers b{};
+  Buffers b{take_routed_rows(memory, problem, tokens)};
   b.logits = memory.template take<float>(tokens * problem.shape.experts);
-  b.topk_idx = memory.template take<std::int32_t>(routed);
-  b.topk_weights = memory.template take<float>(routed);
-  if (problem.router.weight_on_input) {
-    b.input_weights = memory.template take<float>(routed);
-    b.row_scale = memory.template take<float>(routed);
-  }
-  b.permutation.expert_offsets = memory.template take<std::int64_t>(shape.experts + 1);
-  b.permutation.src_row = memory.template take<std::int64_t>(routed);
-  b.permutation.dst_row = memory.template take<std::int64_t>(routed);
   b.x_perm = memory.template take<std::byte>((routed + kMinRows - 1) * shape.hidden * element);
   b.act = memory.template take<std::byte>((routed + kMinRows - 1) * shape.intermediate * element);
   b.gate_up_block = std::max(rows_in_block(most_rows_of_expert(problem, tokens)), kMinRows) * 2 *
@@ -221,13 +209,7 @@ class Graphs final : public Level {
       route(replay);
 #pragma omp barrier
 #pragma omp single
-      {
-        build_permutation(b.topk_idx, tokens, shape.experts, shape.top_k, b.permutation);
-        if (b.row_scale != nullptr) {
-          permute_weights(b.input_weights, b.permutation.dst_row, tokens * shape.top_k,
-                          b.row_scale);
-        }
-      }
+      b.group_by_expert(shape, tokens);
       permute(replay);
 #pragma omp barrier
       gate_up(replay);
@@ -315,10 +297,8 @@ class Graphs final : public Level {
         run(replay, 0, rows, replay.x.as<std::byte>() + static_cast<std::size_t>(first) * row,
             weights_->router(), b.logits + first * experts);
       }
-      const std::int64_t at = first * shape.top_k;
       choose_experts(router_, replay.x, first, rows, b.logits + first * experts, replay.given,
-                     {b.topk_idx + at, b.topk_weights + at,
-                      b.input_weights == nullptr ? nullptr : b.input_weights + at});
+                     b.slots_from(first, shape.top_k));
     }
   }
 

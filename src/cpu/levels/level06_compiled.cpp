@@ -33,6 +33,7 @@
 #include "cpu/ops/grouped_gemm.h"
 #include "cpu/ops/pack.h"
 #include "cpu/ops/permute.h"
+#include "cpu/ops/routed_rows.h"
 #include "cpu/ops/router.h"
 #include "cpu/ops/tune_cache.h"
 #include "cpu/ops/tuner.h"
@@ -54,12 +55,7 @@ Depths padded_depths(const GemmKernels& kernels, const Problem& problem) {
 }
 
 /// Everything forward keeps in the arena, for `tokens` rows.
-struct Workspace {
-  std::int32_t* topk_idx = nullptr;  // [T,K]
-  float* topk_weights = nullptr;     // [T,K]
-  float* input_weights = nullptr;    // [T,K] where weights multiply the input, like the next
-  float* row_scale = nullptr;        // [T·K] the same by routed row
-  Permutation permutation;
+struct Workspace : RoutedRows {
   std::int64_t* token_offsets = nullptr;  // [2] the router's only group: all tokens
   ExpertTasks* router_tasks = nullptr;    // [2]
   ExpertTasks* gate_up_tasks = nullptr;   // [E+1]
@@ -78,16 +74,7 @@ Workspace take_workspace(AnyArena& arena, const GemmKernels& kernels, const Prob
   const Depths depths = padded_depths(kernels, problem);
   const std::int64_t element = row_element_bytes(kernels.row_layout);
   const std::int64_t routed = shape.routed_rows();
-  Workspace space;
-  space.topk_idx = arena.template take<std::int32_t>(routed);
-  space.topk_weights = arena.template take<float>(routed);
-  if (problem.router.weight_on_input) {
-    space.input_weights = arena.template take<float>(routed);
-    space.row_scale = arena.template take<float>(routed);
-  }
-  space.permutation = {arena.template take<std::int64_t>(shape.experts + 1),
-                       arena.template take<std::int64_t>(routed),
-                       arena.template take<std::int64_t>(routed)};
+  Workspace space{take_routed_rows(arena, problem, shape.tokens)};
   space.token_offsets = arena.template take<std::int64_t>(2);
   space.router_tasks = arena.template take<ExpertTasks>(2);
   space.gate_up_tasks = arena.template take<ExpertTasks>(shape.experts + 1);
@@ -365,20 +352,13 @@ void Level06Compiled::forward(Context& context, const TensorView& x, const Tenso
 #pragma omp barrier
     }
     const Range tokens = part_of(shape.tokens, index, parts);
-    const std::int64_t at = tokens.begin * shape.top_k;
     choose_experts(router_, x, tokens.begin, tokens.end - tokens.begin,
                    space.logits + tokens.begin * experts, context.routes,
-                   {space.topk_idx + at, space.topk_weights + at,
-                    space.input_weights == nullptr ? nullptr : space.input_weights + at});
+                   space.slots_from(tokens.begin, shape.top_k));
 #pragma omp barrier
 #pragma omp single
     {
-      build_permutation(space.topk_idx, shape.tokens, shape.experts, shape.top_k,
-                        space.permutation);
-      if (space.row_scale != nullptr) {
-        permute_weights(space.input_weights, space.permutation.dst_row, shape.tokens * shape.top_k,
-                        space.row_scale);
-      }
+      space.group_by_expert(shape, shape.tokens);
       plan_tasks(expert_groups, gate_up_.panels(), parts, space.gate_up_tasks);
       plan_tasks(expert_groups, down_.panels(), parts, space.down_tasks);
     }

@@ -1,8 +1,9 @@
 // What the blocks of real models cost level 8: the layer with a model's block against the layer of the
 // same sizes without (softmax router, SwiGLU, no biases, no shared expert), one JSON object a line.
-//   block_cost [--samples N] [--tokens N] [MODEL...]
+//   block_cost [--samples N] [--tokens N] [--kernels] [MODEL...]
 // Both are replayed graphs of whole forwards on the same routed weights, made on the device, and take
 // turns within a run; before each sample 256 MiB are written and then read: L2 is cold and clean. A
+// (--kernels: the time of each kernel, recorded in runs of their own.) A
 // shared expert is more work: rates are by useful_flops() of either problem. The first tokens' outputs of
 // the block are compared with level 3 on the same weights (which the tests compare with the fp64 oracle).
 #include <fmt/format.h>
@@ -10,6 +11,7 @@
 #include <algorithm>
 #include <cstdio>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "core/statistics.h"
@@ -42,7 +44,7 @@ constexpr Model kModels[] = {
     {"off-block", 1000, 360, 12, 3,
      "--activation swiglu,alpha=1.702,limit=7,up=1 --expert-bias --shared 500,switch"}};
 
-void time_model(const Model& model, std::int64_t tokens, int samples) {
+void time_model(const Model& model, std::int64_t tokens, int samples, bool kernels) {
   const Problem plain{{tokens, model.hidden, model.intermediate, model.experts, model.top_k},
                       DType::kBF16};
   Problem block = plain;
@@ -106,11 +108,20 @@ void time_model(const Model& model, std::int64_t tokens, int samples) {
       model.name, to_string(plain.shape), model.block, error <= kTolerance, error, samples,
       median(plain_us), median(block_us), rate(plain, plain_us), rate(block, block_us), ratio.ratio,
       ratio.low, ratio.high, flops, flops / ratio.ratio);
+  if (kernels) {
+    for (const auto& [graph, name] : {std::pair{&plain_graph, "plain"}, {&block_graph, "block"}}) {
+      timer.flush();
+      fmt::print("{{\"shape\":\"{}\",\"tokens\":{},\"layer\":\"{}\",\"kernels_us\":\"{}\"}}\n",
+                 model.name, tokens, name,
+                 kernel_times([&] { graph->launch(stream.get()); }, stream.get()));
+    }
+  }
   std::fflush(stdout);
 }
 
 int run(const std::vector<std::string>& arguments) {
   int samples = 25;
+  bool kernels = false;
   std::vector<std::int64_t> tokens = {4096, 16384};
   std::vector<std::string> wanted;
   for (std::size_t i = 0; i < arguments.size(); ++i) {
@@ -119,6 +130,8 @@ int run(const std::vector<std::string>& arguments) {
       samples = std::stoi(arguments[++i]);
     } else if (arguments[i] == "--tokens" && has_value) {
       tokens = {std::stoll(arguments[++i])};
+    } else if (arguments[i] == "--kernels") {
+      kernels = true;
     } else {
       wanted.push_back(arguments[i]);
     }
@@ -135,7 +148,7 @@ int run(const std::vector<std::string>& arguments) {
     if (!wanted.empty() && std::find(wanted.begin(), wanted.end(), model.name) == wanted.end()) {
       continue;
     }
-    for (const std::int64_t count : tokens) time_model(model, count, samples);
+    for (const std::int64_t count : tokens) time_model(model, count, samples, kernels);
   }
   return 0;
 }

@@ -15,7 +15,8 @@
 
 namespace moe::cuda {
 
-/// Normal numbers that give sums of variance 1; biases of a tenth of that.
+/// Normal numbers that give sums of variance 1; biases of a tenth of that. Those of the router are 0: what
+/// they are in a model balances its experts, what is drawn would skew them.
 class MadeWeights {
  public:
   MadeWeights(const Problem& problem, cudaStream_t stream) {
@@ -25,7 +26,9 @@ class MadeWeights {
       const std::int64_t depth = view.dim(view.rank - 1);
       if (view.dtype == DType::kF32) {
         std::vector<float> biases(static_cast<std::size_t>(view.elements()));
-        for (std::size_t i = 0; i < biases.size(); ++i) {
+        const bool of_router =
+            tensor.view == &Weights::router_bias || tensor.view == &Weights::selection_bias;
+        for (std::size_t i = 0; i < biases.size() && !of_router; ++i) {
           biases[i] = 0.1F * static_cast<float>(random_normal(seed, 0, i));
         }
         buffers_.emplace_back(view.bytes());

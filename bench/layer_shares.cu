@@ -19,7 +19,6 @@
 
 #include "arguments.h"
 #include "core/check.h"
-#include "cuda/activity.h"
 #include "cuda/backend.h"
 #include "cuda/check.h"
 #include "cuda/ops/gemm_cublaslt.h"
@@ -68,28 +67,6 @@ struct DenseTwin {
 double median(std::vector<double> values) {
   std::sort(values.begin(), values.end());
   return values[values.size() / 2];
-}
-
-/// Microseconds of each kernel of one forward in the order in which they start, and of the span of all.
-std::string kernel_times(const std::function<void()>& forward, cudaStream_t stream) {
-  std::string reason;
-  const std::unique_ptr<ActivityRecorder> recorder = ActivityRecorder::open(reason);
-  if (recorder == nullptr) return reason;
-  recorder->start();
-  forward();
-  MOE_CUDA_CHECK(cudaStreamSynchronize(stream));
-  const std::vector<KernelRecord> records = recorder->stop();
-  if (records.empty()) return "nothing recorded";
-  std::string text;
-  for (const KernelRecord& record : records) {
-    const std::string name = record.name.substr(0, record.name.find('<'));
-    text += fmt::format("{} {:.1f}+{:.1f}, ", name.substr(0, 40),
-                        static_cast<double>(record.start_ns - records.front().start_ns) * 1e-3,
-                        static_cast<double>(record.end_ns - record.start_ns) * 1e-3);
-  }
-  return text +
-         fmt::format("end {:.1f}",
-                     static_cast<double>(records.back().end_ns - records.front().start_ns) * 1e-3);
 }
 
 struct Options {

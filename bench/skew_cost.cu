@@ -1,15 +1,16 @@
 // What skewed routing costs level 8: the same layer and rows under routes that are drawn skewed and
 // uniform, one JSON object a line.
-//   skew_cost [--samples N] [--tokens N] [--skew S] [--tune SECONDS] [MODEL...]
+//   skew_cost [--samples N] [--tokens N] [--skew S] [--tune SECONDS] [--kernels] [MODEL...]
 // Routes are given (--router given), so that both have exactly T·K rows and neither has a router. Both are
 // replayed graphs of whole forwards and take turns; before each sample 256 MiB are written and then read:
 // L2 is cold and clean. With --tune a second layer, tuned under the skew, is timed on the skewed routes, too,
-// and its plan printed. The first tokens' outputs under skew are compared with level 3.
+// and its plan and all candidates printed; with --kernels the time of each kernel. The first tokens' outputs under skew are compared with level 3.
 #include <fmt/format.h>
 
 #include <algorithm>
 #include <cstdio>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "core/statistics.h"
@@ -61,6 +62,7 @@ struct Options {
   int samples = 25;
   std::string skew = "zipf:1";
   double tune_seconds = 0;
+  bool kernels = false;
   std::vector<std::int64_t> tokens = {4096, 16384};
 };
 
@@ -128,10 +130,19 @@ void time_model(const Model& model, std::int64_t tokens, const Options& options)
       "\n",
       model.name, to_string(problem.shape), skew, error <= kTolerance, error, samples,
       skewed.peak(), median(uniform_us), median(skewed_us), ratio.ratio, ratio.low, ratio.high);
+  if (options.kernels) {
+    for (const auto& [graph, name] : {std::pair{&even, "uniform"}, {&uneven, skew.c_str()}}) {
+      timer.flush();
+      fmt::print("{{\"shape\":\"{}\",\"tokens\":{},\"routing\":\"{}\",\"kernels_us\":\"{}\"}}\n",
+                 model.name, tokens, name,
+                 kernel_times([&] { graph->launch(stream.get()); }, stream.get()));
+    }
+  }
   if (options.tune_seconds > 0) {
+    const std::vector<TunedChoice> choices = tuned.tuned();
     fmt::print("{{\"shape\":\"{}\",\"tokens\":{},\"tuned_us\":{:.1f},\"plan\":\"{}\"}}\n",
-               model.name, tokens, median(tuned_us), tuned.tuned().front().chosen);
-    for (const TimedCandidate& candidate : tuned.tuned().front().timings) {
+               model.name, tokens, median(tuned_us), choices.front().chosen);
+    for (const TimedCandidate& candidate : choices.front().timings) {
       fmt::print(
           "{{\"shape\":\"{}\",\"tokens\":{},\"candidate\":\"{}\",\"median_us\":{:.1f},\"rounds\":{}"
           "}}\n",
@@ -154,6 +165,8 @@ int run(const std::vector<std::string>& arguments) {
       options.skew = arguments[++i];
     } else if (arguments[i] == "--tune" && has_value) {
       options.tune_seconds = std::stod(arguments[++i]);
+    } else if (arguments[i] == "--kernels") {
+      options.kernels = true;
     } else {
       wanted.push_back(arguments[i]);
     }

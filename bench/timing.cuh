@@ -1,8 +1,14 @@
 // What the CUDA benchmarks of whole layers share: recorded graphs and the timing of one.
 #pragma once
 
-#include <functional>
+#include <fmt/format.h>
 
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "cuda/activity.h"
 #include "cuda/backend.h"
 #include "cuda/check.h"
 #include "device_data.cuh"
@@ -51,5 +57,27 @@ class Timer {
   Event start_;
   Event end_;
 };
+
+/// Microseconds of each kernel of one forward in the order in which they start, and of the span of all.
+inline std::string kernel_times(const std::function<void()>& forward, cudaStream_t stream) {
+  std::string reason;
+  const std::unique_ptr<ActivityRecorder> recorder = ActivityRecorder::open(reason);
+  if (recorder == nullptr) return reason;
+  recorder->start();
+  forward();
+  MOE_CUDA_CHECK(cudaStreamSynchronize(stream));
+  const std::vector<KernelRecord> records = recorder->stop();
+  if (records.empty()) return "nothing recorded";
+  std::string text;
+  for (const KernelRecord& record : records) {
+    const std::string name = record.name.substr(0, record.name.find('<'));
+    text += fmt::format("{} {:.1f}+{:.1f}, ", name.substr(0, 40),
+                        static_cast<double>(record.start_ns - records.front().start_ns) * 1e-3,
+                        static_cast<double>(record.end_ns - record.start_ns) * 1e-3);
+  }
+  return text +
+         fmt::format("end {:.1f}",
+                     static_cast<double>(records.back().end_ns - records.front().start_ns) * 1e-3);
+}
 
 }  // namespace moe::cuda

@@ -30,7 +30,7 @@ struct RowTilesInput {
   const std::int32_t* expert_offsets = nullptr;  ///< [E+1]
   std::int64_t experts = 0;                      ///< <= kMaxExperts
   const std::int32_t* dst_row = nullptr;  ///< [T·K], -1: no row; null: no row_to_token is made
-  std::int64_t routed = 0;                       ///< T·K
+  std::int64_t routed = 0;                ///< T·K
   std::int64_t top_k = 1;
   int largest_tile = 0;  ///< rows, a multiple of 16
 };

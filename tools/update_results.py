@@ -22,6 +22,8 @@ Views:
                            NAME_OTHER.json of a folder
     blocks FILE            what the blocks of real models cost beside the plain layer, from cpu_blocks
     routers FOLDER...      the CPU's routers by time and over the default one, from cpu_routers on several machines
+    block_cost FILE        what the blocks of real models cost level 8 on a GPU, from block_cost
+    skew_cost FILE         what skewed routing costs level 8, from skew_cost
     machine FILE           the machine and the ceilings of a file
 
 A single figure stands within a sentence:
@@ -388,13 +390,40 @@ def skew(folder):
     return table(header, lines) if lines else f"(not measured yet: {folder})\n"
 
 
+def json_lines(path):
+    with open(ROOT / path, encoding="utf-8") as file:
+        return [json.loads(line) for line in file]
+
+
+def percent_change(ratio, interval):
+    low, high = (100 * (end - 1) for end in interval)
+    return f"{100 * (ratio - 1):+.1f} % ({low:+.1f} to {high:+.1f})"
+
+
+def block_cost(path):
+    rows = [[row["shape"], row["problem"].split()[0][2:], f"`{row['block']}`", time_text(row["plain_us"]),
+             time_text(row["block_us"]), percent_change(row["time_ratio"], row["time_ratio_95"]),
+             f"{100 * (row['flops_ratio'] - 1):+.1f} %", f"{row['plain_tflops']:.0f}", f"{row['block_tflops']:.0f}"]
+            for row in json_lines(path) if "block" in row and row["verified"]]
+    header = ["sizes of", "tokens", "block", "without", "with", "time", "FLOPs", "TFLOP/s without", "with"]
+    return f"[{path}](/{path})\n\n" + table(header, rows)
+
+
+def skew_cost(path):
+    rows = [[row["shape"], row["problem"].split()[0][2:], row["skew"], f"{row['busiest_over_mean']:.1f}",
+             time_text(row["uniform_us"]), time_text(row["skewed_us"]), percent_change(row["ratio"], row["ratio_95"])]
+            for row in json_lines(path) if "skewed_us" in row and row["verified"]]
+    header = ["sizes of", "tokens", "routing", "busiest expert over the mean", "uniform", "skewed", "change"]
+    return f"[{path}](/{path})\n\n" + table(header, rows)
+
+
 def machine(path):
     result = load(path)
     about = {**result["machine"], **(result.get("device") or {}), **result["ceilings"]}
     return table(["what", "value"], [[key, about[key]] for key in about if not isinstance(about[key], (dict, list))])
 
 
-VIEWS = {"journey": journey, "twins": twins, "scale": scale, "launches": launches, "repeated": repeated, "decode": decode, "gains": gains, "kernels": kernels, "level": level, "myths": myths, "tune": tune, "skew": skew, "blocks": blocks, "routers": routers, "machine": machine}
+VIEWS = {"journey": journey, "twins": twins, "scale": scale, "launches": launches, "repeated": repeated, "decode": decode, "gains": gains, "kernels": kernels, "level": level, "myths": myths, "tune": tune, "skew": skew, "blocks": blocks, "routers": routers, "block_cost": block_cost, "skew_cost": skew_cost, "machine": machine}
 
 
 def missing(arguments):

@@ -2,8 +2,9 @@
 // Builds on 07 (one launch for all experts, row counts read on the device).
 // Changes   weights are packed once into the image that the tensor cores read from shared memory; the
 //           kernel puts weights on the 64-row side of wgmma and tokens on the other, whose width is
-//           chosen tile by tile in steps of 16; SwiGLU happens in registers, in the first product's
-//           epilogue; blocks stay resident and draw tiles from a counter on the device.
+//           chosen tile by tile in steps of 16; the activation happens in registers, in the first
+//           product's epilogue, like biases; blocks stay resident and draw tiles from a counter on the
+//           device. A shared expert is cut into parts of the others' size, to which every token goes.
 // Why       bytes: no gate|up tensor, 2·T·K·2I·b less than a pass of its own moves (04: 3·T·K·I·b more
 //           for SwiGLU, 2·T·K·2I·b for the tensor). FLOPs computed: rows of an expert are rounded up to
 //           16 instead of 128: with m rows an expert, (m + 120)/(m + 8) less of them, a third less at
@@ -14,7 +15,7 @@
 //           tune_seconds of making a layer, from timing.
 // Measured  docs/levels/level08_persistent.md
 //
-//   x[T,H] ─permute─▶ rows[TK,H] ─gate|up, swiglu─▶ act[TK,I] ─down─▶ rows[TK,H] ─combine─▶ y[T,H]
+//   x[T,H] ─permute─▶ rows[TK,H] ─gate|up, act───▶ act[TK,I] ─down─▶ rows[TK,H] ─combine─▶ y[T,H]
 //                     └ e0 ┘└── e1 ──┘└ e2 ┘  cut into row tiles ≤ 192 or 320; resident blocks draw
 //                     └t0┘  └t1┘└t2┘  └t3┘    (row tile x two blocks of 128 features)
 #include <algorithm>

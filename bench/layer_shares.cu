@@ -1,15 +1,17 @@
 // CUDA levels on the shapes of real models against their dense twin, one JSON object a line.
-//   layer_shares [--samples N] [--levels A,B] [--tokens N,M] [--kernels] [SHAPE...]
+//   layer_shares [--samples N] [--levels A,B] [--tokens N,M] [--eager] [--kernels] [SHAPE...]
 // Weights and input are normal numbers made on the device, so that layers of tens of gigabytes are ready
 // in a second. The first and the last tokens of every output are compared with level 3 on the same
 // weights (which the tests compare with the fp64 oracle). Times are of one replayed graph of the whole
 // forward, routing included, taken in turns with the twin: two plain library GEMMs, [T·K,H]x[H,2I] and
-// [T·K,I]x[I,H]; levels that no graph can hold are called by a host that is idle before. Before each
-// sample 256 MiB are written and then read: L2 is cold and clean.
+// [T·K,I]x[I,H]; levels that no graph can hold are called by a host that is idle before, and with --eager
+// all are, in a row of their own; host_us is what the call takes. Before each sample 256 MiB are written
+// and then read: L2 is cold and clean.
 // --kernels adds the time of each kernel (CUPTI; recorded in runs of their own).
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cmath>
 #include <cstdio>
 #include <functional>
@@ -72,6 +74,7 @@ double median(std::vector<double> values) {
 struct Options {
   int samples = 15;
   bool kernels = false;
+  bool eager = false;
   std::vector<std::int64_t> tokens = {4096, 16384};
   std::vector<std::string> levels = {"persistent"};
 };
@@ -156,42 +159,55 @@ void time_model(const Model& model, std::int64_t tokens, const Options& options)
       if (layer.level().number == 5 || layer.level().number >= 7) {
         graph = std::make_unique<Graph>(stream.get(), [&] { layer.forward(x, y); });
       }
-      const auto forward = [&] {
-        if (graph != nullptr) {
-          graph->launch(stream.get());
-        } else {
-          layer.forward(x, y);
+      const auto eager = [&] { layer.forward(x, y); };
+      const auto replay = [&] { graph->launch(stream.get()); };
+      const auto time = [&](const char* launch, const std::function<void()>& forward) {
+        const bool host_idle = launch == std::string("eager");
+        std::vector<double> mine;
+        std::vector<double> dense;
+        std::vector<double> shares;
+        std::vector<double> host;
+        for (int i = -2; i < samples; ++i) {
+          const double before = timer.microseconds([&] { twin_graph.launch(stream.get()); });
+          double host_us = 0;
+          const double us = timer.microseconds(
+              [&] {
+                const auto start = std::chrono::steady_clock::now();
+                forward();
+                host_us = std::chrono::duration<double, std::micro>(
+                              std::chrono::steady_clock::now() - start)
+                              .count();
+              },
+              host_idle);
+          if (i < 0) continue;
+          mine.push_back(us);
+          dense.push_back(before);
+          shares.push_back(before / us);
+          host.push_back(host_us);
         }
+        const double error_after = error();
+        std::string plan = layer.plan();
+        std::replace(plan.begin(), plan.end(), '\n', ' ');
+        constexpr double kTolerance = 1e-2;  // two bf16 roundings of the inner values, each way
+        fmt::print(
+            "{{\"shape\":\"{}\",\"problem\":\"{}\",\"level\":\"{}\",\"launch\":\"{}\","
+            "\"verified\":{},\"error\":{:.2e},\"median_us\":{:.1f},\"twin_us\":{:.1f},"
+            "\"twin_share\":{:.4f},\"host_us\":{:.1f},\"samples\":{},\"tflops\":{:.1f},"
+            "\"prepare_ms\":{:.1f},\"plan\":\"{}\"}}\n",
+            model.name, to_string(shape), name, launch,
+            error_before <= kTolerance && error_after <= kTolerance,
+            std::max(error_before, error_after), median(mine), median(dense), median(shares),
+            median(host), samples, useful_flops({.shape = shape}) / median(mine) * 1e-6,
+            layer.prepare_seconds() * 1e3, plan);
       };
-      std::vector<double> mine;
-      std::vector<double> dense;
-      std::vector<double> shares;
-      for (int i = -2; i < samples; ++i) {
-        const double before = timer.microseconds([&] { twin_graph.launch(stream.get()); });
-        const double us = timer.microseconds(forward, graph == nullptr);
-        if (i < 0) continue;
-        mine.push_back(us);
-        dense.push_back(before);
-        shares.push_back(before / us);
-      }
-      const double error_after = error();
-      std::string plan = layer.plan();
-      std::replace(plan.begin(), plan.end(), '\n', ' ');
-      constexpr double kTolerance = 1e-2;  // two bf16 roundings of the inner values, each way
-      fmt::print(
-          "{{\"shape\":\"{}\",\"problem\":\"{}\",\"level\":\"{}\",\"launch\":\"{}\","
-          "\"verified\":{},\"error\":{:.2e},\"median_us\":{:.1f},\"twin_us\":{:.1f},"
-          "\"twin_share\":{:.4f},\"samples\":{},\"tflops\":{:.1f},\"prepare_ms\":{:.1f},"
-          "\"plan\":\"{}\"}}\n",
-          model.name, to_string(shape), name, graph != nullptr ? "graph" : "eager",
-          error_before <= kTolerance && error_after <= kTolerance,
-          std::max(error_before, error_after), median(mine), median(dense), median(shares), samples,
-          useful_flops({.shape = shape}) / median(mine) * 1e-6, layer.prepare_seconds() * 1e3,
-          plan);
+      if (graph != nullptr) time("graph", replay);
+      if (graph == nullptr || options.eager) time("eager", eager);
       if (options.kernels) {
         timer.flush();
-        fmt::print("{{\"shape\":\"{}\",\"tokens\":{},\"level\":\"{}\",\"kernels_us\":\"{}\"}}\n",
-                   model.name, tokens, name, kernel_times(forward, stream.get()));
+        fmt::print(
+            "{{\"shape\":\"{}\",\"tokens\":{},\"level\":\"{}\",\"kernels_us\":\"{}\"}}\n",
+            model.name, tokens, name,
+            kernel_times(graph != nullptr ? std::function<void()>(replay) : eager, stream.get()));
       }
     } catch (const Error& error) {
       fmt::print("{{\"shape\":\"{}\",\"level\":\"{}\",\"error\":\"{}\"}}\n", model.name, name,
@@ -206,6 +222,7 @@ int run(Arguments arguments) {
   options.samples = static_cast<int>(arguments.number("--samples", options.samples));
   options.tokens = arguments.numbers("--tokens", options.tokens);
   options.levels = arguments.list("--levels", options.levels);
+  options.eager = arguments.flag("--eager");
   options.kernels = arguments.flag("--kernels");
   const std::vector<std::string> wanted = arguments.words();
   const CudaDevice device{LayerOptions()};

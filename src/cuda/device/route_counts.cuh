@@ -17,18 +17,23 @@ inline constexpr int kPlacedExpertBits = 10;
 /// whole batch fits: half the bytes between the blocks.
 template <class Count>
 struct RouteCounts {
-  Count* of_warp;         // [warps][pitch] rows of an expert; later those of the warps before
+  Count* of_warp;         // [warps][warp_pitch] rows of an expert; later those of the warps before
   unsigned* words;        // [2][pitch] as words: `before`, then `total`
   const Count* before;    // [pitch] in the blocks before this one
   const Count* in_total;  // [pitch] in all blocks
   int* base;              // [pitch] routed row of the block's first row of an expert
 
-  static std::size_t bytes(int warps, int pitch) {
-    return static_cast<std::size_t>(pitch) * ((warps + 2) * sizeof(Count) + sizeof(int));
+  /// An odd number of words: the same count of all warps meets all banks.
+  static __host__ __device__ constexpr int warp_pitch(int pitch) {
+    return pitch + 4 / static_cast<int>(sizeof(Count));
+  }
+  static __host__ __device__ constexpr std::size_t bytes(int warps, int pitch) {
+    return static_cast<std::size_t>(warps) * warp_pitch(pitch) * sizeof(Count) +
+           static_cast<std::size_t>(pitch) * (2 * sizeof(Count) + sizeof(int));
   }
   __device__ RouteCounts(std::byte* shared, int warps, int pitch)
       : of_warp(reinterpret_cast<Count*>(shared)),
-        words(reinterpret_cast<unsigned*>(of_warp + warps * pitch)),
+        words(reinterpret_cast<unsigned*>(of_warp + warps * warp_pitch(pitch))),
         before(reinterpret_cast<const Count*>(words)),
         in_total(before + pitch),
         base(reinterpret_cast<int*>(const_cast<Count*>(in_total) + pitch)) {}
@@ -51,6 +56,30 @@ struct CountChoice {
   }
   __device__ void divide(int slot, float sum) const { weights[slot] /= sum; }
 };
+
+/// counts.of_warp: from a warp's rows to those of the warps before it; `block`[pitch] those of all. A
+/// word of counts at once, a warp's count a lane.
+template <class Count>
+__device__ __forceinline__ void add_up_warps(const RouteCounts<Count>& counts, int pitch,
+                                             Count* block) {
+  const int warps = static_cast<int>(blockDim.x) / kWarpSize;
+  const int lane = static_cast<int>(threadIdx.x) % kWarpSize;
+  const int words = pitch * static_cast<int>(sizeof(Count)) / 4;
+  const int row_words = counts.warp_pitch(pitch) * static_cast<int>(sizeof(Count)) / 4;
+  for (int word = static_cast<int>(threadIdx.x) / kWarpSize; word < words; word += warps) {
+    unsigned* const mine =
+        reinterpret_cast<unsigned*>(counts.of_warp) + min(lane, warps - 1) * row_words + word;
+    const unsigned rows = lane < warps ? *mine : 0;
+    unsigned upto = rows;
+#pragma unroll
+    for (int distance = 1; distance < kWarpSize; distance *= 2) {
+      const unsigned below = __shfl_up_sync(kAllLanes, upto, distance);
+      if (lane >= distance) upto += below;
+    }
+    if (lane < warps) *mine = upto - rows;
+    if (lane == warps - 1) reinterpret_cast<unsigned*>(block)[word] = upto;
+  }
+}
 
 /// counts.before and counts.in_total from the counts of all blocks, 16 bytes a load.
 template <class Count>

@@ -49,7 +49,7 @@ __global__ void __launch_bounds__(kMostWarps<kPerLane>* kWarpSize, 1)
   const int all_slots = top_k + shared_slots.count;
   const int pitch = (all_experts + 7) / 8 * 8;
   const RouteCounts<Count> counts(shared, warps, pitch);
-  Count* const mine = counts.of_warp + warp * pitch;
+  Count* const mine = counts.of_warp + warp * counts.warp_pitch(pitch);
   for (int expert = lane; expert < pitch; expert += kWarpSize) mine[expert] = 0;
   for (int i = thread; i < pitch * static_cast<int>(sizeof(Count)) / 2; i += threads) {
     counts.words[i] = 0;
@@ -86,19 +86,9 @@ __global__ void __launch_bounds__(kMostWarps<kPerLane>* kWarpSize, 1)
   int placed = my_slot < slots ? dst_row[my_slot] : 0;  // on its way during the barrier
   __syncthreads();
 
-  for (int expert = thread; expert < pitch; expert += threads) {
-    int sum = 0;
-#pragma unroll 8
-    for (int w = 0; w < warps; ++w) {
-      Count& count = counts.of_warp[w * pitch + expert];
-      const int here = count;
-      count = static_cast<Count>(sum);
-      sum += here;
-    }
-    Count* const to = gridDim.x > 1 ? block_counts + static_cast<std::int64_t>(blockIdx.x) * pitch
-                                    : const_cast<Count*>(counts.in_total);
-    to[expert] = static_cast<Count>(sum);
-  }
+  add_up_warps(counts, pitch,
+               gridDim.x > 1 ? block_counts + static_cast<std::int64_t>(blockIdx.x) * pitch
+                             : const_cast<Count*>(counts.in_total));
   if (gridDim.x > 1) {
     cooperative_groups::this_grid().sync();
     add_up_blocks(block_counts, pitch, counts);

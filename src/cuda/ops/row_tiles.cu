@@ -25,21 +25,20 @@ __device__ __forceinline__ void invert(const RowTilesInput& in, std::int32_t* ro
   }
 }
 
-/// Block 0 makes the list, the others invert the permutation.
+/// All blocks invert the permutation and make the list.
 __global__ void __launch_bounds__(kThreads) row_tiles_kernel(RowTilesInput in, RowTiles out) {
+  __shared__ TileListScratch<kThreads> scratch;
   wait_for_previous_kernel();
   allow_next_kernel();
-  if (blockIdx.x > 0) {
-    invert(in, out.row_to_token, static_cast<std::int64_t>(blockIdx.x - 1) * kThreads + threadIdx.x,
-           static_cast<std::int64_t>(gridDim.x - 1) * kThreads);
-    return;
-  }
-  __shared__ TileListScratch<kThreads> scratch;
   const int experts = static_cast<int>(in.experts);
   const int thread = static_cast<int>(threadIdx.x);
   const int begin = thread < experts ? in.expert_offsets[thread] : 0;
   const int rows = thread < experts ? in.expert_offsets[thread + 1] - begin : 0;
-  list_row_tiles(scratch, experts, begin, rows, in.largest_tile, out);
+  if (in.dst_row != nullptr) {
+    invert(in, out.row_to_token, static_cast<std::int64_t>(blockIdx.x) * kThreads + thread,
+           static_cast<std::int64_t>(gridDim.x) * kThreads);
+  }
+  list_row_tiles(scratch, experts, begin, rows, in.expert_offsets[experts], in.largest_tile, out);
 }
 
 }  // namespace
@@ -50,13 +49,12 @@ void build_row_tiles(const RowTilesInput& in, const RowTiles& out, cudaStream_t 
                      "largest_tile={} is no multiple of {}", in.largest_tile, kRowUnit);
   constexpr std::int64_t kMostBlocks = 64;
   constexpr std::int64_t kRowsPerBlock = 2 * kThreads;
-  const std::int64_t inverting =
-      in.dst_row == nullptr
-          ? 0
-          : std::min((in.routed + kRowsPerBlock - 1) / kRowsPerBlock, kMostBlocks);
-  launch_overlapping("row_tiles_kernel", row_tiles_kernel,
-                     dim3(static_cast<unsigned>(1 + inverting)), dim3(kThreads), 0, stream, in,
-                     out);
+  const std::int64_t blocks =
+      in.dst_row == nullptr ? 1
+                            : std::clamp<std::int64_t>(
+                                  (in.routed + kRowsPerBlock - 1) / kRowsPerBlock, 1, kMostBlocks);
+  launch_overlapping("row_tiles_kernel", row_tiles_kernel, dim3(static_cast<unsigned>(blocks)),
+                     dim3(kThreads), 0, stream, in, out);
 }
 
 }  // namespace moe::cuda

@@ -20,6 +20,7 @@
 //                     └t0┘  └t1┘└t2┘  └t3┘    (row tile x two blocks of 128 features)
 #include <algorithm>
 #include <deque>
+#include <optional>
 #include <vector>
 
 #include "core/expert_set.h"
@@ -30,6 +31,7 @@
 #include "cuda/ops/permute.h"
 #include "cuda/ops/persistent_tuner.h"
 #include "cuda/ops/persistent_weights.h"
+#include "cuda/ops/route_front_sm90.h"
 #include "cuda/ops/tile_order.h"
 #include "cuda/stopwatch.h"
 
@@ -84,8 +86,8 @@ Buffers carve(Memory& memory, const Problem& problem, const DeviceFacts& facts) 
   b.topk_weights = memory.template take<float>(routed);
   b.permutation.expert_offsets = memory.template take<std::int32_t>(shape.experts + 1);
   b.permutation.dst_row = memory.template take<std::int32_t>(routed);
-  b.permutation.block_counts =
-      memory.template take<std::int32_t>(permutation_scratch(routed, shape.experts, facts));
+  b.permutation.block_counts = memory.template take<std::int32_t>(std::max(
+      permutation_scratch(routed, shape.experts, facts), RouteFront::scratch(shape, facts)));
   b.row_tiles.tiles = memory.template take<RowTile>(most_tiles);
   b.row_tiles.ready = memory.template take<std::int32_t>(most_tiles);
   b.row_tiles.finished = memory.template take<std::int32_t>(most_tiles);
@@ -123,15 +125,27 @@ class Persistent final : public CudaLevel {
                const ExecutionOptions& execution) override {
     keep(problem, weights, execution);
     packed_ = PersistentWeights(problem, weights, stream());
+    if (problem.router.scoring != Scoring::kGiven && problem.shared_intermediate == 0) {
+      front_.emplace(problem.shape, RouterRule::of(problem.router, weights), weights.router.data,
+                     device_->facts());
+    }
     choose(execution);
     device_->synchronise();  // packing is part of prepare's time
   }
 
   void forward(Context& context, const TensorView& x, const TensorView& y) override {
     const Buffers b = carve(context.arena, problem_, device_->facts());
-    route(context, x, 0, x.dim(0),
-          {b.logits, b.topk_idx, b.topk_weights, b.permutation, b.shared_weights});
-    multiply(context, products_for(x.dim(0)), x, y, b);
+    Products& products = products_for(x.dim(0));
+    if (front_ && front_->takes(x.data, x.dim(0))) {
+      route_and_plan_rows(context, products, x, b);
+    } else {
+      route(context, x, 0, x.dim(0),
+            {b.logits, b.topk_idx, b.topk_weights, b.permutation, b.shared_weights});
+      plan_rows(context, products, x.dim(0), b);
+    }
+    gate_up(context, products, align_rows(context, x, b), x.dim(0), b);
+    down(context, products, x.dim(0), b);
+    combine(context, y, b);
   }
 
   [[nodiscard]] Tunes tunes() const override { return Tunes::kUnderAnyRouting; }
@@ -159,17 +173,27 @@ class Persistent final : public CudaLevel {
   /// Fills L2 with what a forward does not read: the weights as they were given.
   void flush_caches(const Buffers& b) const;
 
-  /// Everything behind the routing.
-  void multiply(Context& context, Products& products, const TensorView& x, const TensorView& y,
-                const Buffers& b) {
-    plan_rows(context, products, x.dim(0), b);
-    gate_up(context, products, align_rows(context, x, b), x.dim(0), b);
-    down(context, products, x.dim(0), b);
-    combine(context, y, b);
-  }
-
   [[nodiscard]] bool pads_hidden() const {
     return PaddedShape(problem_).hidden != problem_.shape.hidden;
+  }
+
+  /// route() and plan_rows() in one kernel.
+  void route_and_plan_rows(Context& context, const Products& products, const TensorView& x,
+                           const Buffers& b) {
+    const Shape& shape = problem_.shape;
+    front_->run({.x = x.data,
+                 .tokens = x.dim(0),
+                 .topk_idx = b.topk_idx,
+                 .topk_weights = b.topk_weights,
+                 .permutation = b.permutation,
+                 .row_tiles = b.row_tiles,
+                 .largest_tile = products.largest_tile()},
+                stream());
+    context.record("route", static_cast<std::uint64_t>(x.dim(0) * shape.top_k) * 12, [&] {
+      return fmt::format("{} tokens, top {} of {}, at most {} rows a tile; {}", x.dim(0),
+                         shape.top_k, shape.experts, products.largest_tile(),
+                         to_string(front_->plan(x.dim(0))));
+    });
   }
 
   /// expert_offsets, dst_row, and the list of row tiles.
@@ -298,6 +322,7 @@ class Persistent final : public CudaLevel {
   [[nodiscard]] bool some_slots() const { return problem_.router.scoring == Scoring::kGiven; }
 
   PersistentWeights packed_;
+  std::optional<RouteFront> front_;        // not of given routes, nor with slots of a shared expert
   std::vector<std::int64_t> buckets_;      // of tokens, token_buckets()
   std::vector<PersistentChoice> choices_;  // one a bucket
   std::vector<Products*> chosen_;          // one a bucket, of products_

@@ -1,5 +1,5 @@
 // Times the CUDA levels and their kernels with CUDA events, one JSON object a line on stdout.
-//   cuda_timings [ops] [routers] [SHAPE...]     SHAPE = name of kShapes; nothing = everything
+//   cuda_timings [ops] [routers] [front] [SHAPE...]     SHAPE = name of kShapes; nothing = everything
 // Every level is compared with the fp64 oracle on the buffers that are timed, before and after.
 // cache "cold": 256 MiB are written and then read before each sample, so that L2 holds nothing of use
 // and no dirty lines, whose write-back the first kernel would pay for. launch "graph": one captured
@@ -20,9 +20,12 @@
 #include "cuda/check.h"
 #include "cuda/ops/gemm_cublaslt.h"
 #include "cuda/ops/permute.h"
+#include "cuda/ops/route_front_sm90.h"
 #include "cuda/ops/router.h"
 #include "cuda/ops/routing.h"
 #include "cuda/ops/swiglu.h"
+#include "cuda/ops/tile_order.h"
+#include "device_data.cuh"
 #include "moe/error.h"
 #include "moe/verify.h"
 
@@ -53,16 +56,6 @@ template <class... Values>
 void print(fmt::format_string<Values...> format, Values&&... values) {
   std::fputs((fmt::format(format, std::forward<Values>(values)...) + "\n").c_str(), stdout);
   std::fflush(stdout);
-}
-
-__global__ void read_kernel(const uint4* data, std::int64_t count, unsigned* sink) {
-  unsigned mix = 0;
-  for (std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < count;
-       i += static_cast<std::int64_t>(gridDim.x) * blockDim.x) {
-    const uint4 four = data[i];
-    mix ^= four.x ^ four.y ^ four.z ^ four.w;
-  }
-  if (mix == 0x9e3779b1U) *sink = mix;  // never, but the compiler cannot know
 }
 
 __global__ void empty_kernel() {}
@@ -239,6 +232,89 @@ void time_routers(CudaDevice& device) {
             R"("choose_experts_us":{:.2f},"route_rows_us":{:.2f}}})",
             router, kTokens, kExperts, kTopK, cold ? "cold" : "hot", choose_us, route_us);
     }
+  }
+}
+
+/// From x to row tiles: the library's product, route_rows() and build_row_tiles() against one kernel.
+void time_front(CudaDevice& device) {
+  struct Case {
+    std::int64_t tokens, hidden, experts, top_k;
+  };
+  constexpr Case kCases[] = {{4096, 1024, 8, 2},    {4096, 2048, 64, 8},   {4096, 2048, 128, 8},
+                             {4096, 2880, 128, 4},  {4096, 7168, 256, 8},  {16384, 1024, 8, 2},
+                             {16384, 2048, 128, 8}, {16384, 2048, 256, 8}, {16384, 7168, 256, 8}};
+  constexpr int kLargestTile = 192;
+  const cudaStream_t stream = device.stream();
+  Timer timer(stream);
+  for (const Case& c : kCases) {
+    const Shape shape{c.tokens, c.hidden, 64, c.experts, c.top_k};
+    const DeviceBuffer x = normal_values(c.tokens * c.hidden, 1, 1.0F, stream);
+    const DeviceBuffer router = normal_values(c.experts * c.hidden, 2, 0.02F, stream);
+    const auto numbers = [](std::int64_t count) {
+      return DeviceBuffer(static_cast<std::size_t>(count) * sizeof(std::int32_t));
+    };
+    const std::int64_t most = most_row_tiles(shape.routed_rows(), c.experts, kLargestTile);
+    const DeviceBuffer logits = numbers(c.tokens * c.experts);
+    const DeviceBuffer idx = numbers(shape.routed_rows());
+    const DeviceBuffer weights = numbers(shape.routed_rows());
+    const DeviceBuffer dst = numbers(shape.routed_rows());
+    const DeviceBuffer token = numbers(shape.routed_rows());
+    const DeviceBuffer offsets = numbers(c.experts + 1);
+    const DeviceBuffer scratch =
+        numbers(std::max(permutation_scratch(shape.routed_rows(), c.experts, device.facts()),
+                         RouteFront::scratch(shape, device.facts())));
+    const DeviceBuffer tiles(static_cast<std::size_t>(most) * sizeof(RowTile));
+    const DeviceBuffer ready = numbers(most);
+    const DeviceBuffer finished = numbers(most);
+    const DeviceBuffer counters = numbers(1 + RowTiles::kTickets);
+    const Permutation permutation{offsets.as<std::int32_t>(), dst.as<std::int32_t>(),
+                                  scratch.as<std::int32_t>()};
+    const RowTiles row_tiles{.tiles = tiles.as<RowTile>(),
+                             .count = counters.as<std::int32_t>(),
+                             .tickets = counters.as<std::int32_t>() + 1,
+                             .ready = ready.as<std::int32_t>(),
+                             .row_to_token = token.as<std::int32_t>(),
+                             .finished = finished.as<std::int32_t>()};
+    CublasLt library;
+    Matmul matmul(library, {.n = c.experts, .k = c.hidden, .in = DType::kBF16, .out = DType::kF32});
+    matmul.choose_up_to(c.tokens);
+    RouteFront front(shape, {}, router.data(), device.facts());
+    if (!front.takes(x.data(), c.tokens)) continue;
+    const auto product = [&] {
+      matmul.run(x.data(), router.data(), logits.data(), c.tokens, stream);
+    };
+    const auto sort = [&] {
+      route_rows(logits.as<float>(), c.tokens, c.experts, c.top_k, idx.as<std::int32_t>(),
+                 weights.as<float>(), permutation, device.facts(), stream);
+      build_row_tiles({.expert_offsets = offsets.as<std::int32_t>(),
+                       .experts = c.experts,
+                       .dst_row = dst.as<std::int32_t>(),
+                       .routed = shape.routed_rows(),
+                       .top_k = c.top_k,
+                       .largest_tile = kLargestTile},
+                      row_tiles, stream);
+    };
+    const auto chain = [&] {
+      product();
+      sort();
+    };
+    const auto one = [&] {
+      front.run({.x = x.data(),
+                 .tokens = c.tokens,
+                 .topk_idx = idx.as<std::int32_t>(),
+                 .topk_weights = weights.as<float>(),
+                 .permutation = permutation,
+                 .row_tiles = row_tiles,
+                 .largest_tile = kLargestTile},
+                stream);
+    };
+    print(R"({{"op":"front","tokens":{},"hidden":{},"experts":{},"top_k":{},"plan":"{}",)"
+          R"("product_us":{:.2f},"logits_to_tiles_us":{:.2f},"chain_us":{:.2f},"front_us":{:.2f},)"
+          R"("chain_eager_us":{:.2f},"front_eager_us":{:.2f}}})",
+          c.tokens, c.hidden, c.experts, c.top_k, to_string(front.plan(c.tokens)),
+          timer.graph(product, true).median_us, timer.graph(sort, true).median_us,
+          timer.graph(chain, true).median_us, timer.graph(one, true).median_us,
+          timer.eager(chain).median_us, timer.eager(one).median_us);
   }
 }
 
@@ -446,6 +522,7 @@ int run(const std::vector<std::string>& wanted) {
         facts.runtime_version, cublaslt_version());
   if (chosen("ops")) time_ops(device);
   if (chosen("routers")) time_routers(device);
+  if (chosen("front")) time_front(device);
   for (const NamedShape& shape : kShapes) {
     if (chosen(shape.name)) time_shape(device, shape);
   }

@@ -13,7 +13,7 @@ cublas=$(find /usr/local/cuda*/ /usr/lib /opt -name 'libcublasLt.so.13' -print -
 [ -n "$cublas" ] || { echo "libcublasLt.so.13 not found" >&2; exit 6; }
 libraries=$(dirname "$cublas")
 export LD_LIBRARY_PATH=$PWD/lib:$libraries:${LD_LIBRARY_PATH:-}
-routing='CudaSoftmaxTopK.LowestIndexWinsTies:CudaSoftmaxTopK.SurvivesExtremeLogits:CudaPermute.SortsSkewedRows:CudaRouting.TiesAndSkew'
+routing='CudaSoftmaxTopK.LowestIndexWinsTies:CudaSoftmaxTopK.SurvivesExtremeLogits:CudaPermute.SortsSkewedRows:CudaRouting.TiesAndSkew:CudaRouteFront.FewTokens'
 
 streaming='CudaStreamRouter.NanStaysInItsToken:CudaStreamRouter.TiesGoToTheLowestExpert:CudaStreamToken.ManySlots:CudaStreamToken.NanIsNan:CudaStreamExperts.FewTokens:CudaStreamExperts.NanStaysInItsToken:CudaStreaming.NanStaysInItsToken'
 

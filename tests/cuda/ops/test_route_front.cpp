@@ -150,6 +150,13 @@ TEST_F(CudaRouteFront, AnyNumberOfTokensAndExperts) {
   }
 }
 
+/// Small enough for the sanitizers (tools/cuda_run.sh).
+TEST_F(CudaRouteFront, FewTokens) {
+  check({1, 520, 8, 8, 2});
+  check({70, 1032, 8, 128, 8});
+  check({300, 72, 8, 256, 8});
+}
+
 TEST_F(CudaRouteFront, AnyHiddenSizeAndTopK) {
   for (const std::int64_t hidden : {8, 64, 72, 128, 1000, 2880}) {
     check({257, hidden, 8, 128, 4});

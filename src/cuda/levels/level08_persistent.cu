@@ -8,7 +8,7 @@
 // Why       bytes: no gate|up tensor, 2·T·K·2I·b less than a pass of its own moves (04: 3·T·K·I·b more
 //           for SwiGLU, 2·T·K·2I·b for the tensor). FLOPs computed: rows of an expert are rounded up to
 //           16 instead of 128: with m rows an expert, (m + 120)/(m + 8) less of them, a third less at
-//           m = 128. Launches: 7 a forward whatever E is, no host in the middle.
+//           m = 128. Launches: 4 or 5 a forward whatever E is, no host in the middle.
 // Costs     a second copy of the weights; the permuted rows still make a round trip, T·K·H·b bytes each
 //           way (but not at 192 to 288 rows an expert); tiles of less than 128 rows leave a part of the
 //           tensor cores' rate. Which tiles are best for how many tokens is known from a rule or, within

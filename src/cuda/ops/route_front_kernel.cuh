@@ -461,11 +461,12 @@ __global__ void __launch_bounds__(FrontConfig<kPerLane>::kThreads, 1)
   const int my_token = static_cast<int>(my_slot) / p.top_k;
   int placed = my_slot < slots.end ? p.dst_row[my_slot] : 0;  // on its way during the barrier
   __syncthreads();
+  if (p.split_bits > 0) cluster_arrive();  // the neighbours' logits are read
 
   add_up_warps(counts, kCounts,
                gridDim.x > 1 ? p.block_counts + static_cast<std::int64_t>(blockIdx.x) * kCounts
                              : const_cast<std::uint16_t*>(counts.in_total));
-  if (gridDim.x > 1) {  // also: no block of the cluster reads this one's memory any more
+  if (gridDim.x > 1) {  // also: no block of the cluster reads this one's logits any more
     cooperative_groups::this_grid().sync();
     add_up_grid<Config>(p.block_counts, reinterpret_cast<unsigned*>(shared), counts);
   }
@@ -482,12 +483,18 @@ __global__ void __launch_bounds__(FrontConfig<kPerLane>::kThreads, 1)
       row_to_token[row] = slot == my_slot ? my_token : static_cast<int>(slot) / p.top_k;
     }
   }
-  if (p.row_tiles.tiles == nullptr) return;
-  auto& scratch = *reinterpret_cast<TileListScratch<Config::kMostExperts>*>(shared);
-  const bool has_expert = thread < p.experts;
-  const int begin = has_expert ? counts.base[thread] - counts.before[thread] : 0;
-  const int rows = has_expert ? counts.in_total[thread] : 0;
-  list_row_tiles(scratch, p.experts, begin, rows, p.largest_tile, p.row_tiles);
+  if (p.row_tiles.tiles != nullptr) {
+    auto& scratch = *reinterpret_cast<TileListScratch<Config::kMostExperts>*>(shared);
+    const bool has_expert = thread < p.experts;
+    const int begin = has_expert ? counts.base[thread] - counts.before[thread] : 0;
+    const int rows = has_expert ? counts.in_total[thread] : 0;
+    list_row_tiles(scratch, p.experts, begin, rows, p.tokens * p.top_k, p.largest_tile,
+                   p.row_tiles);
+  }
+  __syncwarp();
+  // So that nobody leaves while a neighbour reads its memory. The barrier of the grid has seen to that:
+  // this one is for tools that do not know.
+  if (p.split_bits > 0) cluster_wait();
 }
 
 }  // namespace moe::cuda

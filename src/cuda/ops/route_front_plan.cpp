@@ -10,6 +10,10 @@ namespace {
 constexpr std::int64_t kBlockDepth = 128;  // of the reduction, a stage
 constexpr std::int64_t kWarps = 32;        // of a block
 
+std::int64_t divide_up(std::int64_t a, std::int64_t b) {
+  return (a + b - 1) / b;
+}
+
 /// Cycles, from bytes. Rates of an H200 in bytes a cycle.
 double estimate(std::int64_t tokens, std::int64_t hidden, std::int64_t given, std::int64_t tile,
                 std::int64_t splits) {
@@ -19,18 +23,16 @@ double estimate(std::int64_t tokens, std::int64_t hidden, std::int64_t given, st
   constexpr double kFromNeighbour = 16;                 // shared memory of another block
   constexpr double kClusterBarrier = 600;
   constexpr double kToken = 2300;  // each warp of a block chooses for one
-  const std::int64_t depth = (hidden + kBlockDepth - 1) / kBlockDepth;
-  const auto block_bytes =
-      static_cast<double>((tile + experts) * kBlockDepth * 2 * ((depth + splits - 1) / splits));
-  const double supply =
-      std::max(block_bytes / kIntoBlock, static_cast<double>(tokens * hidden * 2) / kFromMemory);
+  const std::int64_t steps = divide_up(divide_up(hidden, kBlockDepth), splits);  // of a block
+  const std::int64_t block_bytes = (tile + experts) * kBlockDepth * 2 * steps;
+  const double supply = std::max(static_cast<double>(block_bytes) / kIntoBlock,
+                                 static_cast<double>(tokens * hidden * 2) / kFromMemory);
+  const std::int64_t own = tile / splits;  // tokens of a block
+  const std::int64_t foreign_bytes = (tile - own) * experts * 4;
   const double exchange =
-      splits == 1
-          ? 0
-          : kClusterBarrier +
-                static_cast<double>((splits - 1) * tile / splits * experts * 4) / kFromNeighbour;
-  const std::int64_t own = tile / splits;
-  return supply + exchange + static_cast<double>((own + kWarps - 1) / kWarps) * kToken;
+      splits == 1 ? 0 : kClusterBarrier + static_cast<double>(foreign_bytes) / kFromNeighbour;
+  const std::int64_t in_turn = divide_up(own, kWarps);  // tokens of a warp
+  return supply + exchange + static_cast<double>(in_turn) * kToken;
 }
 
 }  // namespace

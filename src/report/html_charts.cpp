@@ -318,14 +318,9 @@ std::string load_chart(const ChartRow& row) {
   }
   const double left = kPlotLeft - 20;
   const double step = (kPlotRight - left) / static_cast<double>(load.size());
-  Points outline = {{left, kBottom}};
-  for (std::size_t i = 0; i < load.size(); ++i) {
-    const double at = left + step * static_cast<double>(i);
-    const double top = y.at(load[i] / mean);
-    outline.insert(outline.end(), {{at, top}, {at + step, top}});
-  }
-  outline.emplace_back(kPlotRight, kBottom);
-  svg.polyline(outline, "area");
+  std::vector<double> tops;
+  for (const double rows : load) tops.push_back(y.at(rows / mean));
+  svg.stairs(left, step, kBottom, tops, "area");
   svg.line(left, y.at(1), kPlotRight, y.at(1), "roof");
   svg.text(left, 146, "start", "tick", "busiest");
   svg.text(kPlotRight, 146, "end", "tick", fmt::format("{} experts", load.size()));

@@ -152,4 +152,18 @@ void Svg::polyline(const std::vector<std::pair<double, double>>& points, std::st
   body_ += fmt::format("<polyline points='{}' class='{}'/>", list, classes);
 }
 
+void Svg::stairs(double left, double width, double bottom, const std::vector<double>& tops,
+                 std::string_view classes) {
+  std::string path = fmt::format("M{} {}", pixel(left), pixel(bottom));
+  std::string top = pixel(bottom);
+  for (std::size_t i = 0; i < tops.size(); ++i) {
+    if (pixel(tops[i]) == top) continue;  // as high as the bar before, to a tenth of a pixel
+    top = pixel(tops[i]);
+    path += fmt::format("H{}V{}", pixel(left + width * static_cast<double>(i)), top);
+  }
+  path +=
+      fmt::format("H{}V{}", pixel(left + width * static_cast<double>(tops.size())), pixel(bottom));
+  body_ += fmt::format("<path d='{}' class='{}'/>", path, classes);
+}
+
 }  // namespace moe::report

@@ -45,6 +45,9 @@ class Svg {
   void text(double x, double y, std::string_view anchor, std::string_view classes,
             std::string_view text);
   void polyline(const std::vector<std::pair<double, double>>& points, std::string_view classes);
+  /// The outline of bars side by side, each `width` wide, from `left` on, that stand on `bottom`.
+  void stairs(double left, double width, double bottom, const std::vector<double>& tops,
+              std::string_view classes);
   [[nodiscard]] std::string str() const { return body_ + "</svg>"; }
 
  private:

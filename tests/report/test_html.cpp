@@ -152,6 +152,14 @@ TEST(Html, OfOldFilesHasWhatTheyHave) {
   EXPECT_NE(html.find("4 grouped"), std::string::npos);
 }
 
+TEST(Html, BarsOfOneHeightAreOneStep) {
+  report::Svg svg(100, 100, "t");
+  svg.stairs(10, 5, 90, {20, 20, 40.25, 90}, "area");
+  EXPECT_NE(svg.str().find("<path d='M10 90H10V20H20V40.3H25V90H30V90' class='area'/>"),
+            std::string::npos)
+      << svg.str();
+}
+
 TEST(Html, OfThreeHundredRowsIsSmallAndSoonMade) {
   const ResultFile file = file_of(many_rows(43, 512));
   ASSERT_GE(file.rows.size(), 300U);

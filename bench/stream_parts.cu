@@ -237,9 +237,9 @@ class StreamedLayer {
 
   /// Of y, which the parts have written, against level 3.
   double relative_error() {
+    device_.synchronise();  // create() reads the weights on a stream of its own
     Layer layer = Layer::create(
         {.level = "memefficient", .backend = Backend::kCuda, .problem = problem_}, weights_);
-    device_.synchronise();
     layer.forward(view(x_, {tokens_, model_.hidden}), view(expected_, {tokens_, model_.hidden}));
     const DeviceBuffer sums(2 * sizeof(double));
     MOE_CUDA_CHECK(cudaMemsetAsync(sums.data(), 0, sums.size(), device_.stream()));

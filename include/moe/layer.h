@@ -15,7 +15,7 @@
 
 namespace moe {
 
-/// The weights of one layer. Views only: the memory must outlive every Layer made from it.
+/// The weights of one layer. Views only: complete when create() is called, and outliving the Layer.
 ///
 /// Stored layout: every matrix is [out, in] row-major, contiguous along the reduction, as PyTorch's
 /// Linear and safetensors checkpoints store it. Mathematically gate and up are [H,I] and down is

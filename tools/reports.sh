@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Writes docs/reports/DEVICE.html from the committed results of each device; --check only compares.
+# Writes docs/reports/DEVICE.html from the committed results of each device that has any of moe bench run (others only have
+# those of programs in bench/); --check only compares.
 # MOE is the program to run (default: ./moe, which builds it).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -8,6 +9,7 @@ status=0
 for folder in results/*/; do
   device=$(basename "$folder")
   page=docs/reports/$device.html
+  compgen -G "$folder*.json" >/dev/null || continue
   if [ "${1:-}" = --check ]; then
     made=$(mktemp)
     "$moe" report --html "$folder"*.json -o "$made"

@@ -1,11 +1,11 @@
 // What the blocks of real models cost level 8: the layer with a model's block against the layer of the
 // same sizes without (softmax router, SwiGLU, no biases, no shared expert), one JSON object a line.
-//   block_cost [--samples N] [--tokens N] [--kernels] [MODEL...]
+//   block_cost [--samples N] [--tokens LIST] [--kernels] [MODEL...]
 // Both are replayed graphs of whole forwards on the same routed weights, made on the device, and take
-// turns within a run; before each sample 256 MiB are written and then read: L2 is cold and clean. A
-// (--kernels: the time of each kernel, recorded in runs of their own.) A
-// shared expert is more work: rates are by useful_flops() of either problem. The first tokens' outputs of
-// the block are compared with level 3 on the same weights (which the tests compare with the fp64 oracle).
+// turns within a run; before each sample 256 MiB are written and then read: L2 is cold and clean.
+// --kernels adds the time of each kernel, recorded in runs of their own. A shared expert is more work: rates
+// are by useful_flops() of either problem. The first tokens' outputs of the block are compared with level 3
+// on the same weights (which the tests compare with the fp64 oracle).
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -14,6 +14,7 @@
 #include <utility>
 #include <vector>
 
+#include "arguments.h"
 #include "core/statistics.h"
 #include "cuda/backend.h"
 #include "cuda/check.h"
@@ -119,23 +120,11 @@ void time_model(const Model& model, std::int64_t tokens, int samples, bool kerne
   std::fflush(stdout);
 }
 
-int run(const std::vector<std::string>& arguments) {
-  int samples = 25;
-  bool kernels = false;
-  std::vector<std::int64_t> tokens = {4096, 16384};
-  std::vector<std::string> wanted;
-  for (std::size_t i = 0; i < arguments.size(); ++i) {
-    const bool has_value = i + 1 < arguments.size();
-    if (arguments[i] == "--samples" && has_value) {
-      samples = std::stoi(arguments[++i]);
-    } else if (arguments[i] == "--tokens" && has_value) {
-      tokens = {std::stoll(arguments[++i])};
-    } else if (arguments[i] == "--kernels") {
-      kernels = true;
-    } else {
-      wanted.push_back(arguments[i]);
-    }
-  }
+int run(Arguments arguments) {
+  const auto samples = static_cast<int>(arguments.number("--samples", 25));
+  const std::vector<std::int64_t> tokens = arguments.numbers("--tokens", {4096, 16384});
+  const bool kernels = arguments.flag("--kernels");
+  const std::vector<std::string> wanted = arguments.words();
   const CudaDevice device{LayerOptions()};
   if (!device.unavailable().empty()) {
     std::fprintf(stderr, "%s\n", device.unavailable().c_str());
@@ -158,7 +147,7 @@ int run(const std::vector<std::string>& arguments) {
 
 int main(int argc, char** argv) {
   try {
-    return moe::cuda::run(std::vector<std::string>(argv + 1, argv + argc));
+    return moe::cuda::run({argc, argv});
   } catch (const std::exception& error) {
     std::fprintf(stderr, "%s\n", error.what());
     return 1;

@@ -1,10 +1,11 @@
 // What skewed routing costs level 8: the same layer and rows under routes that are drawn skewed and
 // uniform, one JSON object a line.
-//   skew_cost [--samples N] [--tokens N] [--skew S] [--tune SECONDS] [--kernels] [MODEL...]
+//   skew_cost [--samples N] [--tokens LIST] [--skew S] [--tune SECONDS] [--kernels] [MODEL...]
 // Routes are given (--router given), so that both have exactly T·K rows and neither has a router. Both are
 // replayed graphs of whole forwards and take turns; before each sample 256 MiB are written and then read:
 // L2 is cold and clean. With --tune a second layer, tuned under the skew, is timed on the skewed routes, too,
-// and its plan and all candidates printed; with --kernels the time of each kernel. The first tokens' outputs under skew are compared with level 3.
+// and its plan and all candidates printed; with --kernels the time of each kernel. The first tokens' outputs
+// under skew are compared with level 3.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -13,6 +14,7 @@
 #include <utility>
 #include <vector>
 
+#include "arguments.h"
 #include "core/statistics.h"
 #include "core/workload.h"
 #include "cuda/backend.h"
@@ -152,25 +154,14 @@ void time_model(const Model& model, std::int64_t tokens, const Options& options)
   std::fflush(stdout);
 }
 
-int run(const std::vector<std::string>& arguments) {
+int run(Arguments arguments) {
   Options options;
-  std::vector<std::string> wanted;
-  for (std::size_t i = 0; i < arguments.size(); ++i) {
-    const bool has_value = i + 1 < arguments.size();
-    if (arguments[i] == "--samples" && has_value) {
-      options.samples = std::stoi(arguments[++i]);
-    } else if (arguments[i] == "--tokens" && has_value) {
-      options.tokens = {std::stoll(arguments[++i])};
-    } else if (arguments[i] == "--skew" && has_value) {
-      options.skew = arguments[++i];
-    } else if (arguments[i] == "--tune" && has_value) {
-      options.tune_seconds = std::stod(arguments[++i]);
-    } else if (arguments[i] == "--kernels") {
-      options.kernels = true;
-    } else {
-      wanted.push_back(arguments[i]);
-    }
-  }
+  options.samples = static_cast<int>(arguments.number("--samples", options.samples));
+  options.tokens = arguments.numbers("--tokens", options.tokens);
+  options.skew = arguments.text("--skew", options.skew);
+  options.tune_seconds = static_cast<double>(arguments.number("--tune", 0, 0));
+  options.kernels = arguments.flag("--kernels");
+  const std::vector<std::string> wanted = arguments.words();
   const CudaDevice device{LayerOptions()};
   if (!device.unavailable().empty()) {
     std::fprintf(stderr, "%s\n", device.unavailable().c_str());
@@ -193,7 +184,7 @@ int run(const std::vector<std::string>& arguments) {
 
 int main(int argc, char** argv) {
   try {
-    return moe::cuda::run(std::vector<std::string>(argv + 1, argv + argc));
+    return moe::cuda::run({argc, argv});
   } catch (const std::exception& error) {
     std::fprintf(stderr, "%s\n", error.what());
     return 1;

@@ -14,12 +14,12 @@
 #include <utility>
 #include <vector>
 
-#include "arguments.h"
 #include "core/statistics.h"
 #include "cuda/backend.h"
 #include "cuda/check.h"
 #include "device_data.cuh"
 #include "device_weights.cuh"
+#include "model_program.cuh"
 #include "moe/layer.h"
 #include "timing.cuh"
 
@@ -120,36 +120,18 @@ void time_model(const Model& model, std::int64_t tokens, int samples, bool kerne
   std::fflush(stdout);
 }
 
-int run(Arguments arguments) {
+void run(Arguments arguments) {
   const auto samples = static_cast<int>(arguments.number("--samples", 25));
   const std::vector<std::int64_t> tokens = arguments.numbers("--tokens", {4096, 16384});
   const bool kernels = arguments.flag("--kernels");
-  const std::vector<std::string> wanted = arguments.words();
-  const CudaDevice device{LayerOptions()};
-  if (!device.unavailable().empty()) {
-    std::fprintf(stderr, "%s\n", device.unavailable().c_str());
-    return 1;
-  }
-  fmt::print("{{\"device\":\"{}\",\"multiprocessors\":{}}}\n", device.facts().name,
-             device.facts().multiprocessors);
-  std::fflush(stdout);
-  for (const Model& model : kModels) {
-    if (!wanted.empty() && std::find(wanted.begin(), wanted.end(), model.name) == wanted.end()) {
-      continue;
-    }
+  for_wanted_models(kModels, arguments.words(), [&](const Model& model) {
     for (const std::int64_t count : tokens) time_model(model, count, samples, kernels);
-  }
-  return 0;
+  });
 }
 
 }  // namespace
 }  // namespace moe::cuda
 
 int main(int argc, char** argv) {
-  try {
-    return moe::cuda::run({argc, argv});
-  } catch (const std::exception& error) {
-    std::fprintf(stderr, "%s\n", error.what());
-    return 1;
-  }
+  return moe::cuda::run_program(argc, argv, moe::cuda::run);
 }

@@ -14,13 +14,13 @@
 #include <utility>
 #include <vector>
 
-#include "arguments.h"
 #include "core/statistics.h"
 #include "core/workload.h"
 #include "cuda/backend.h"
 #include "cuda/check.h"
 #include "device_data.cuh"
 #include "device_weights.cuh"
+#include "model_program.cuh"
 #include "moe/layer.h"
 #include "timing.cuh"
 
@@ -154,39 +154,21 @@ void time_model(const Model& model, std::int64_t tokens, const Options& options)
   std::fflush(stdout);
 }
 
-int run(Arguments arguments) {
+void run(Arguments arguments) {
   Options options;
   options.samples = static_cast<int>(arguments.number("--samples", options.samples));
   options.tokens = arguments.numbers("--tokens", options.tokens);
   options.skew = arguments.text("--skew", options.skew);
   options.tune_seconds = static_cast<double>(arguments.number("--tune", 0, 0));
   options.kernels = arguments.flag("--kernels");
-  const std::vector<std::string> wanted = arguments.words();
-  const CudaDevice device{LayerOptions()};
-  if (!device.unavailable().empty()) {
-    std::fprintf(stderr, "%s\n", device.unavailable().c_str());
-    return 1;
-  }
-  fmt::print("{{\"device\":\"{}\",\"multiprocessors\":{}}}\n", device.facts().name,
-             device.facts().multiprocessors);
-  std::fflush(stdout);
-  for (const Model& model : kModels) {
-    if (!wanted.empty() && std::find(wanted.begin(), wanted.end(), model.name) == wanted.end()) {
-      continue;
-    }
+  for_wanted_models(kModels, arguments.words(), [&](const Model& model) {
     for (const std::int64_t count : options.tokens) time_model(model, count, options);
-  }
-  return 0;
+  });
 }
 
 }  // namespace
 }  // namespace moe::cuda
 
 int main(int argc, char** argv) {
-  try {
-    return moe::cuda::run({argc, argv});
-  } catch (const std::exception& error) {
-    std::fprintf(stderr, "%s\n", error.what());
-    return 1;
-  }
+  return moe::cuda::run_program(argc, argv, moe::cuda::run);
 }

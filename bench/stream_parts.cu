@@ -1,21 +1,19 @@
 // Where level 9's time goes: graphs of its first kernel, of its first two and so on, one JSON object a line.
 //   stream_parts [--samples N] [--tokens LIST] [SHAPE...]
 // A shape whose name ends in +block has its model's router, activation, biases and shared expert; without
-// it the layer is plain. Weights and input are normal numbers made on the device, biases are zero. Times are of one replayed graph, L2 cold and
-// clean, in turns: the difference of two is what a kernel adds. `floor_us` is bytes of the active experts'
-// weights at the measured read rate and an empty kernel. Values are the tests' business; the output of each
-// shape is only compared with that of level 3 on the same weights.
+// it the layer is plain. Weights and input are normal numbers made on the device, biases are zero. Times are
+// of one replayed graph, L2 cold and clean, in turns: the difference of two is what a kernel adds. `floor_us`
+// is bytes of the active experts' weights at the measured read rate and an empty kernel. Values are the
+// tests' business; the output of each shape is only compared with that of level 3 on the same weights.
 #include <fmt/format.h>
 
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <functional>
-#include <set>
 #include <string>
 #include <vector>
 
-#include "arguments.h"
 #include "core/check.h"
 #include "core/expert_set.h"
 #include "core/statistics.h"
@@ -29,6 +27,7 @@
 #include "cuda/ops/stream_token.h"
 #include "cuda/stopwatch.h"
 #include "device_data.cuh"
+#include "model_program.cuh"
 #include "moe/layer.h"
 
 namespace moe::cuda {
@@ -297,29 +296,21 @@ class StreamedLayer {
   DeviceBuffer memory_, sink_;
 };
 
-int run(Arguments arguments) {
+void run(Arguments arguments) {
   const auto samples = static_cast<int>(arguments.number("--samples", 41));
   const std::vector<std::int64_t> tokens = arguments.numbers("--tokens", {1});
-  const std::vector<std::string> words = arguments.words();
-  const std::set<std::string> wanted(words.begin(), words.end());
-  CudaDevice device{LayerOptions()};
-  Stopwatch stopwatch(device);
-  for (const Model& model : kModels) {
-    if (!wanted.empty() && !wanted.contains(model.name)) continue;
-    for (const std::int64_t count : tokens)
+  for_wanted_models(kModels, arguments.words(), [&](const Model& model) {
+    CudaDevice device{LayerOptions()};
+    Stopwatch stopwatch(device);
+    for (const std::int64_t count : tokens) {
       StreamedLayer(device, stopwatch, model, count).run(samples);
-  }
-  return 0;
+    }
+  });
 }
 
 }  // namespace
 }  // namespace moe::cuda
 
 int main(int argc, char** argv) {
-  try {
-    return moe::cuda::run({argc, argv});
-  } catch (const std::exception& error) {
-    fmt::print(stderr, "stream_parts: {}\n", error.what());
-    return 1;
-  }
+  return moe::cuda::run_program(argc, argv, moe::cuda::run);
 }

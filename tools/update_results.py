@@ -22,6 +22,7 @@ Views:
                            NAME_OTHER.json of a folder
     blocks FILE            what the blocks of real models cost beside the plain layer, from cpu_blocks
     routers FOLDER...      the CPU's routers by time and over the default one, from cpu_routers on several machines
+    cuda_routers FILE      routers on a GPU, from cuda_timings routers
     block_cost FILE        what the blocks of real models cost level 8 on a GPU, from block_cost
     skew_cost FILE         what skewed routing costs level 8, from skew_cost
     machine FILE           the machine and the ceilings of a file
@@ -354,6 +355,15 @@ def routers(*folders):
     return f"T={first[0]['tokens']} E={first[0]['experts']} K={first[0]['top_k']}, one thread\n\n" + table(header, body)
 
 
+def cuda_routers(path):
+    with open(ROOT / path, encoding="utf-8") as file:
+        rows = [row for row in map(json.loads, file) if row.get("cache") == "cold"]
+    first = rows[0]
+    body = [[f"`{row['router']}`", time_text(row["choose_experts_us"]), time_text(row["route_rows_us"])] for row in rows]
+    return (f"T={first['tokens']} E={first['experts']} K={first['top_k']}, [{path}](/{path})\n\n"
+            + table(["router", "from logits to choices", "with the rows sorted"], body))
+
+
 def json_files(folder, pattern="*.json"):
     return [path.relative_to(ROOT).as_posix() for path in sorted((ROOT / folder).glob(pattern))]
 
@@ -423,7 +433,7 @@ def machine(path):
     return table(["what", "value"], [[key, about[key]] for key in about if not isinstance(about[key], (dict, list))])
 
 
-VIEWS = {"journey": journey, "twins": twins, "scale": scale, "launches": launches, "repeated": repeated, "decode": decode, "gains": gains, "kernels": kernels, "level": level, "myths": myths, "tune": tune, "skew": skew, "blocks": blocks, "routers": routers, "block_cost": block_cost, "skew_cost": skew_cost, "machine": machine}
+VIEWS = {"journey": journey, "twins": twins, "scale": scale, "launches": launches, "repeated": repeated, "decode": decode, "gains": gains, "kernels": kernels, "level": level, "myths": myths, "tune": tune, "skew": skew, "blocks": blocks, "routers": routers, "cuda_routers": cuda_routers, "block_cost": block_cost, "skew_cost": skew_cost, "machine": machine}
 
 
 def missing(arguments):

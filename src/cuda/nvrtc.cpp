@@ -39,10 +39,11 @@ using uint64_t = unsigned long long;
 using uintptr_t = unsigned long;
 }  // namespace std
 )";
-constexpr std::array kIncludable = {
-    "cuda/device/block_extras.cuh", "cuda/device/element.cuh", "cuda/device/launch_shape.cuh",
-    "cuda/device/overlap.cuh",      "cuda/device/permute.cuh", "cuda/device/route.cuh",
-    "cuda/device/swiglu.cuh",       "cuda/device/top_k.cuh",   "cuda/device/warp.cuh"};
+constexpr std::array kIncludable = {"cuda/device/block_extras.cuh",   "cuda/device/element.cuh",
+                                    "cuda/device/launch_shape.cuh",   "cuda/device/overlap.cuh",
+                                    "cuda/device/permute.cuh",        "cuda/device/route.cuh",
+                                    "cuda/device/shared_address.cuh", "cuda/device/swiglu.cuh",
+                                    "cuda/device/top_k.cuh",          "cuda/device/warp.cuh"};
 
 std::string_view source_of(const std::string& include_name) {
   const std::string_view text = embedded_file("src/" + include_name);

@@ -4,11 +4,9 @@
 
 #include <cstdint>
 
-namespace moe::cuda {
+#include "cuda/device/shared_address.cuh"
 
-__device__ __forceinline__ unsigned shared_address(const void* pointer) {
-  return static_cast<unsigned>(__cvta_generic_to_shared(pointer));
-}
+namespace moe::cuda {
 
 /// cp.async, 16 bytes from global to shared memory around the registers and L1. With `present` false
 /// nothing is read and zeros are written; `from` must be a valid address all the same.

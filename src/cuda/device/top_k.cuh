@@ -1,6 +1,9 @@
 // Softmax over all E, top-k, renormalise: one row of logits, one warp.
 #pragma once
 
+#include <cstdint>
+
+#include "cuda/device/shared_address.cuh"
 #include "cuda/device/warp.cuh"
 
 namespace moe::cuda {
@@ -17,13 +20,14 @@ __device__ __forceinline__ float logit_of(unsigned key) {
 }
 
 /// The logits of the experts [lane·kPerLane, ...) of one row: a lower lane has lower indices, which
-/// makes "lowest index wins" the first lane of a ballot. Beyond the last expert: -infinity.
+/// makes "lowest index wins" the first lane of a ballot. Beyond the last expert: -infinity. `in_fours`:
+/// E is a multiple of 4 and the row 16-byte aligned.
 template <int kPerLane>
-__device__ __forceinline__ void load_logits(const float* row, int lane, int experts,
+__device__ __forceinline__ void load_logits(const float* row, int lane, int experts, bool in_fours,
                                             float (&logits)[kPerLane]) {
   const float none = __uint_as_float(0xff800000U);
   if constexpr (kPerLane % 4 == 0) {
-    if (experts % 4 == 0) {
+    if (in_fours) {
 #pragma unroll
       for (int i = 0; i < kPerLane; i += 4) {
         const int expert = lane * kPerLane + i;
@@ -42,6 +46,12 @@ __device__ __forceinline__ void load_logits(const float* row, int lane, int expe
     const int expert = lane * kPerLane + i;
     logits[i] = expert < experts ? row[expert] : none;
   }
+}
+/// Of rows that begin 16-byte aligned where E is a multiple of 4.
+template <int kPerLane>
+__device__ __forceinline__ void load_logits(const float* row, int lane, int experts,
+                                            float (&logits)[kPerLane]) {
+  load_logits(row, lane, experts, experts % 4 == 0, logits);
 }
 
 /// The chosen slots of one token, spread over the lanes of its warp.
@@ -82,9 +92,88 @@ __device__ __forceinline__ Chosen select_repeatedly(unsigned (&keys)[kPerLane], 
 
 /// The few experts of a token that may be chosen. Shared memory of one warp.
 struct alignas(16) Candidates {
-  float logits[kWarpSize + 4];  // in order of their experts, then NaN up to a multiple of 4
+  static constexpr int kPadding = 12;  // logits that rank_candidate() reads in any case
+  static constexpr int kLogits = kWarpSize + kPadding;
+  float logits[kLogits];  // in order of their experts, then NaN
   int experts[kWarpSize];
 };
+
+/// Appends a logit that reaches the bound to the candidates at `at`, and advances. NOTE: predicated in
+/// PTX; as a condition of C++ it was a branch and a new address for each logit.
+__device__ __forceinline__ void append_candidate(float logit, float bound, int expert,
+                                                 std::uint32_t& at) {
+  constexpr int kToExpert = Candidates::kLogits * 4;  // bytes
+  asm volatile(
+      "{\n.reg .pred reaches;\n"
+      "setp.ge.f32 reaches, %1, %2;\n"
+      "@reaches st.shared.f32 [%0], %1;\n"
+      "@reaches st.shared.s32 [%0+%4], %3;\n"
+      "@reaches add.u32 %0, %0, 4;\n}"
+      : "+r"(at)
+      : "f"(logit), "f"(bound), "r"(expert), "n"(kToExpert)
+      : "memory");
+}
+
+/// All logits that reach the bound, in order of their experts; how many, or 0 where there is no room.
+template <int kPerLane>
+__device__ __forceinline__ int gather_candidates(const float (&logits)[kPerLane], int lane,
+                                                 float bound, Candidates& candidates) {
+  int mine = 0;
+#pragma unroll
+  for (int i = 0; i < kPerLane; ++i) mine += logits[i] >= bound ? 1 : 0;
+  int before = 0;
+  int total = 0;
+  if (kPerLane > 3 && __any_sync(kAllLanes, mine > 3)) {
+    const int upto = warp_inclusive_scan(mine);
+    before = upto - mine;
+    total = __shfl_sync(kAllLanes, upto, kWarpSize - 1);
+  } else {
+    const unsigned lower = (1U << lane) - 1;
+    const unsigned ones = __ballot_sync(kAllLanes, (mine & 1) != 0);
+    const unsigned twos = kPerLane > 1 ? __ballot_sync(kAllLanes, (mine & 2) != 0) : 0;
+    before = __popc(ones & lower) + 2 * __popc(twos & lower);
+    total = __popc(ones) + 2 * __popc(twos);
+  }
+  if (total > kWarpSize) return 0;
+  std::uint32_t at = shared_address(candidates.logits + before);
+#pragma unroll
+  for (int i = 0; i < kPerLane; ++i) append_candidate(logits[i], bound, lane * kPerLane + i, at);
+  if (lane < Candidates::kPadding) {
+    candidates.logits[total + lane] = __uint_as_float(0x7fffffffU);  // NaN: larger than nothing
+  }
+  __syncwarp();
+  return total;
+}
+
+/// PTX ISA, set: -1 where a > b, else 0. NOTE: sums of it take half the instructions of a condition's.
+__device__ __forceinline__ int minus_one_if_greater(float a, float b) {
+  int value;
+  asm("set.gt.s32.f32 %0, %1, %2;" : "=r"(value) : "f"(a), "f"(b));
+  return value;
+}
+
+/// Candidates that are larger than `logit`, a lane's own; equal ones in lower lanes, too. NaN in lanes
+/// beyond the candidates.
+__device__ __forceinline__ int rank_candidate(float logit, int lane, int total,
+                                              const Candidates& candidates) {
+  int rank = 0;
+  const auto compare = [&](int other) {
+    const float4 four = *reinterpret_cast<const float4*>(candidates.logits + other);
+    const int first_two = minus_one_if_greater(four.x, logit) + minus_one_if_greater(four.y, logit);
+    rank -= first_two + minus_one_if_greater(four.z, logit) + minus_one_if_greater(four.w, logit);
+  };
+#pragma unroll
+  for (int other = 0; other < Candidates::kPadding; other += 4) compare(other);
+#pragma unroll 1
+  for (int other = Candidates::kPadding; other < total; other += 4) compare(other);
+  const unsigned ranks = __reduce_or_sync(kAllLanes, lane < total ? 1U << rank : 0);
+  if (__popc(ranks) != total) {  // equal logits: the lower expert, in the lower lane, goes first
+    for (int other = 0; other < total; ++other) {
+      rank += other < lane && candidates.logits[other] == logit ? 1 : 0;
+    }
+  }
+  return rank;
+}
 
 /// The K-th largest of the lanes' largest logits, as a key, and the largest of all. At least K
 /// logits are no smaller, and seldom many more. 0 where lanes or distinct logits are fewer than K.
@@ -104,53 +193,33 @@ __device__ __forceinline__ unsigned find_threshold(unsigned key, int top_k, unsi
   return threshold;
 }
 
+/// The key of -infinity, which NaN has too.
+inline constexpr unsigned kNegativeInfinityKey = 0x007fffffU;
+
+/// The largest of a lane's logits; NaN loses.
+template <int kPerLane>
+__device__ __forceinline__ float largest_of(const float (&logits)[kPerLane]) {
+  float best = logits[0];
+#pragma unroll
+  for (int i = 1; i < kPerLane; ++i) best = fmaxf(best, logits[i]);
+  return best;
+}
+
 /// All K slots, K <= kWarpSize, one to a lane: the candidates are dealt out to the lanes and ranked
 /// by counting larger ones. `largest` is the largest logit of all. Returns whether that was possible.
 template <int kPerLane>
 __device__ __forceinline__ bool select_by_rank(const float (&logits)[kPerLane], int lane, int top_k,
                                                Candidates& candidates, Chosen& chosen,
                                                float& largest) {
-  constexpr unsigned kNegativeInfinity = 0x007fffffU;  // its key, which NaN has too
-  float best = logits[0];
-#pragma unroll
-  for (int i = 1; i < kPerLane; ++i) best = fmaxf(best, logits[i]);  // NaN loses
   unsigned largest_key = 0;
-  const unsigned threshold = find_threshold(key_of(best), top_k, largest_key);
-  const float bound = logit_of(threshold);
+  const unsigned threshold = find_threshold(key_of(largest_of(logits)), top_k, largest_key);
   largest = logit_of(largest_key);
-  int mine = 0;
-#pragma unroll
-  for (int i = 0; i < kPerLane; ++i) mine += logits[i] >= bound ? 1 : 0;
-  const int upto = warp_inclusive_scan(mine);
-  const int total = __shfl_sync(kAllLanes, upto, kWarpSize - 1);
-  if (threshold <= kNegativeInfinity || total > kWarpSize) return false;
-  int at = upto - mine;
-#pragma unroll
-  for (int i = 0; i < kPerLane; ++i) {
-    if (logits[i] >= bound) {
-      candidates.logits[at] = logits[i];
-      candidates.experts[at++] = lane * kPerLane + i;
-    }
-  }
-  const float none = __uint_as_float(0x7fffffffU);  // NaN: larger than nothing
-  if (lane < 4) candidates.logits[total + lane] = none;
-  __syncwarp();
+  if (threshold <= kNegativeInfinityKey) return false;
+  const int total = gather_candidates(logits, lane, logit_of(threshold), candidates);
+  if (total == 0) return false;
   const bool holds = lane < total;
-  const float logit = holds ? candidates.logits[lane] : none;
-  int rank = 0;
-  for (int other = 0; other < total; other += 4) {
-    const float4 four = *reinterpret_cast<const float4*>(candidates.logits + other);
-    rank += four.x > logit ? 1 : 0;
-    rank += four.y > logit ? 1 : 0;
-    rank += four.z > logit ? 1 : 0;
-    rank += four.w > logit ? 1 : 0;
-  }
-  const unsigned ranks = __reduce_or_sync(kAllLanes, holds ? 1U << rank : 0);
-  if (__popc(ranks) != total) {  // equal logits: the lower expert, in the lower lane, goes first
-    for (int other = 0; other < total; ++other) {
-      rank += other < lane && candidates.logits[other] == logit ? 1 : 0;
-    }
-  }
+  const float logit = holds ? candidates.logits[lane] : __uint_as_float(0x7fffffffU);
+  const int rank = rank_candidate(logit, lane, total, candidates);
   chosen = {logit, candidates.experts[lane], holds && rank < top_k ? rank : -1};
   return true;
 }

@@ -1,6 +1,7 @@
-// What the blocks of real models cost level 8: the layer with a model's block against the layer of the
-// same sizes without (softmax router, SwiGLU, no biases, no shared expert), one JSON object a line.
-//   block_cost [--samples N] [--tokens LIST] [--kernels] [MODEL...]
+// What the blocks of real models cost a level (8 unless another is named): the layer with a model's block
+// against the layer of the same sizes without (softmax router, SwiGLU, no biases, no shared expert), one JSON
+// object a line.
+//   block_cost [--level NAME] [--samples N] [--tokens LIST] [--kernels] [MODEL...]
 // Both are replayed graphs of whole forwards on the same routed weights, made on the device, and take
 // turns within a run; before each sample 256 MiB are written and then read: L2 is cold and clean.
 // --kernels adds the time of each kernel, recorded in runs of their own. A shared expert is more work: rates
@@ -45,7 +46,8 @@ constexpr Model kModels[] = {
     {"off-block", 1000, 360, 12, 3,
      "--activation swiglu,alpha=1.702,limit=7,up=1 --expert-bias --shared 500,switch"}};
 
-void time_model(const Model& model, std::int64_t tokens, int samples, bool kernels) {
+void time_model(const Model& model, const std::string& level, std::int64_t tokens, int samples,
+                bool kernels) {
   const Problem plain{{tokens, model.hidden, model.intermediate, model.experts, model.top_k},
                       DType::kBF16};
   Problem block = plain;
@@ -59,8 +61,8 @@ void time_model(const Model& model, std::int64_t tokens, int samples, bool kerne
   const DeviceBuffer y_data(x_data.size());
   const TensorView x(x_data.data(), DType::kBF16, {tokens, model.hidden});
   const TensorView y(y_data.data(), DType::kBF16, {tokens, model.hidden});
-  const auto create = [&](const char* level, const Problem& problem) {
-    return Layer::create({.level = level,
+  const auto create = [&](const std::string& name, const Problem& problem) {
+    return Layer::create({.level = name,
                           .backend = Backend::kCuda,
                           .problem = problem,
                           .tune_seconds = 0,
@@ -78,8 +80,8 @@ void time_model(const Model& model, std::int64_t tokens, int samples, bool kerne
                  TensorView(expected.data(), DType::kBF16, {checked, model.hidden}));
     MOE_CUDA_CHECK(cudaStreamSynchronize(stream.get()));
   }
-  Layer without = create("persistent", plain);
-  Layer with = create("persistent", block);
+  Layer without = create(level, plain);
+  Layer with = create(level, block);
   const Graph plain_graph(stream.get(), [&] { without.forward(x, y); });
   const Graph block_graph(stream.get(), [&] { with.forward(x, y); });
   Timer timer(stream.get());
@@ -102,11 +104,11 @@ void time_model(const Model& model, std::int64_t tokens, int samples, bool kerne
   const MedianRatio ratio = median_ratio(block_us, plain_us);
   const double flops = useful_flops(block) / useful_flops(plain);
   fmt::print(
-      "{{\"shape\":\"{}\",\"problem\":\"{}\",\"block\":\"{}\",\"level\":\"persistent\","
+      "{{\"shape\":\"{}\",\"problem\":\"{}\",\"block\":\"{}\",\"level\":\"{}\","
       "\"verified\":{},\"error\":{:.2e},\"samples\":{},\"plain_us\":{:.1f},\"block_us\":{:.1f},"
       "\"plain_tflops\":{:.1f},\"block_tflops\":{:.1f},\"time_ratio\":{:.4f},"
       "\"time_ratio_95\":[{:.4f},{:.4f}],\"flops_ratio\":{:.4f},\"rate_ratio\":{:.4f}}}\n",
-      model.name, to_string(plain.shape), model.block, error <= kTolerance, error, samples,
+      model.name, to_string(plain.shape), model.block, level, error <= kTolerance, error, samples,
       median(plain_us), median(block_us), rate(plain, plain_us), rate(block, block_us), ratio.ratio,
       ratio.low, ratio.high, flops, flops / ratio.ratio);
   if (kernels) {
@@ -121,11 +123,12 @@ void time_model(const Model& model, std::int64_t tokens, int samples, bool kerne
 }
 
 void run(Arguments arguments) {
+  const std::string level = arguments.text("--level", "persistent");
   const auto samples = static_cast<int>(arguments.number("--samples", 25));
   const std::vector<std::int64_t> tokens = arguments.numbers("--tokens", {4096, 16384});
   const bool kernels = arguments.flag("--kernels");
   for_wanted_models(kModels, arguments.words(), [&](const Model& model) {
-    for (const std::int64_t count : tokens) time_model(model, count, samples, kernels);
+    for (const std::int64_t count : tokens) time_model(model, level, count, samples, kernels);
   });
 }
 

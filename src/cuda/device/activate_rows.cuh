@@ -63,12 +63,10 @@ __device__ __forceinline__ void load_bias(const float* from, std::int64_t left,
   }
 }
 
-/// act[r,i] = f(gate_up[r,i] + gate_bias[e,i], gate_up[r,I+i] + up_bias[e,i]) of rows first_row.. of expert
-/// e; without a gate f(gate_up[r,i] + up_bias[e,i]), and rows of gate_up are I wide. Work is split as in
-/// swiglu_of_rows().
-template <class Element, int kWidth, int kUnroll, int kThreads, bool kGated, class Bias>
-__device__ __forceinline__ void activate_rows(const ActivationStep& step, const Bias& bias,
-                                              const Element* gate_up, std::int64_t first_row,
+/// act[r,i] = f(gate_up[r,i], gate_up[r,I+i]); without a gate f(gate_up[r,i]), and rows of gate_up are I
+/// wide. Work is split as in swiglu_of_rows().
+template <class Element, int kWidth, int kUnroll, int kThreads, bool kGated>
+__device__ __forceinline__ void activate_rows(const ActivationStep& step, const Element* gate_up,
                                               std::int64_t rows, std::int64_t intermediate,
                                               Element* act, std::int64_t act_stride) {
   using Vector = Vec<Element, kWidth>;
@@ -79,8 +77,6 @@ __device__ __forceinline__ void activate_rows(const ActivationStep& step, const 
   Vector gate[kUnroll];
   Vector up[kUnroll];
   Element* out[kUnroll];
-  [[maybe_unused]] float gate_bias[kUnroll][kWidth] = {};
-  [[maybe_unused]] float up_bias[kUnroll][kWidth] = {};
 #pragma unroll
   for (int u = 0; u < kUnroll; ++u) {
     const std::int64_t vector = first + u * kThreads;
@@ -92,16 +88,6 @@ __device__ __forceinline__ void activate_rows(const ActivationStep& step, const 
     if constexpr (kGated) gate[u] = *reinterpret_cast<const Vector*>(at);
     up[u] = *reinterpret_cast<const Vector*>(at + (kMatrices - 1) * intermediate);
     out[u] = act + row * act_stride + column;
-    if constexpr (Bias::kAny) {
-      const int expert = expert_of_row(bias.expert_offsets, bias.experts, first_row + row);
-      if (expert < bias.biased) {
-        const std::int64_t from = expert * bias.columns + column;
-        if constexpr (kGated) {
-          load_bias<kWidth>(bias.gate + from, bias.columns - column, gate_bias[u]);
-        }
-        load_bias<kWidth>(bias.up + from, bias.columns - column, up_bias[u]);
-      }
-    }
   }
 #pragma unroll
   for (int u = 0; u < kUnroll; ++u) {
@@ -109,16 +95,78 @@ __device__ __forceinline__ void activate_rows(const ActivationStep& step, const 
     Vector result;
 #pragma unroll
     for (int i = 0; i < kWidth; ++i) {
-      float g = 0;
-      float value = up[u].get(i);
-      if constexpr (kGated) g = gate[u].get(i);
-      if constexpr (Bias::kAny) {
-        g += gate_bias[u][i];
-        value += up_bias[u][i];
-      }
-      result.set(i, activate<Element, kGated>(step, g, value));
+      result.set(i, activate<Element, kGated>(step, kGated ? gate[u].get(i) : 0.0F, up[u].get(i)));
     }
     *reinterpret_cast<Vector*>(out[u]) = result;
+  }
+}
+
+/// The biases that a thread's columns have in one expert; 0 where it has none.
+template <int kWidth, bool kGated>
+struct ColumnBiases {
+  float gate[kWidth];
+  float up[kWidth];
+  __device__ __forceinline__ void load(const ActivationBias& bias, int expert,
+                                       std::int64_t column) {
+#pragma unroll
+    for (int i = 0; i < kWidth; ++i) gate[i] = up[i] = 0;
+    if (expert >= bias.biased) return;
+    const std::int64_t from = expert * bias.columns + column;
+    if constexpr (kGated) load_bias<kWidth>(bias.gate + from, bias.columns - column, gate);
+    load_bias<kWidth>(bias.up + from, bias.columns - column, up);
+  }
+};
+
+/// act[r,i] = f(gate_up[r,i] + gate_bias[e,i], gate_up[r,I+i] + up_bias[e,i]) of rows first_row.. of expert
+/// e. A thread has the same columns of `thread_rows` rows that follow each other, most of them of one
+/// expert, whose biases it reads once: they are fp32, more bytes than a row. kUnroll rows are in flight.
+template <class Element, int kWidth, int kUnroll, int kThreads, bool kGated>
+__device__ __forceinline__ void activate_biased_rows(const ActivationStep& step,
+                                                     const ActivationBias& bias,
+                                                     const Element* gate_up, std::int64_t first_row,
+                                                     std::int64_t rows, int thread_rows,
+                                                     std::int64_t intermediate, Element* act,
+                                                     std::int64_t act_stride) {
+  using Vector = Vec<Element, kWidth>;
+  constexpr std::int64_t kMatrices = kGated ? 2 : 1;
+  const std::int64_t vectors_per_row = intermediate / kWidth;
+  const std::int64_t thread = static_cast<std::int64_t>(blockIdx.x) * kThreads + threadIdx.x;
+  const std::int64_t column = thread % vectors_per_row * kWidth;
+  const std::int64_t first = thread / vectors_per_row * thread_rows;
+  const std::int64_t end = min(first + thread_rows, rows);
+  if (first >= end) return;
+  const auto end_of = [&](int expert) {
+    return expert + 1 < bias.experts ? __ldg(bias.expert_offsets + expert + 1) - first_row : rows;
+  };
+  int expert = expert_of_row(bias.expert_offsets, bias.experts, first_row + first);
+  std::int64_t expert_end = end_of(expert);
+  ColumnBiases<kWidth, kGated> biases;
+  biases.load(bias, expert, column);
+  for (std::int64_t base = first; base < end; base += kUnroll) {
+    Vector gate[kUnroll];
+    Vector up[kUnroll];
+#pragma unroll
+    for (int u = 0; u < kUnroll; ++u) {
+      if (base + u >= end) continue;
+      const Element* const at = gate_up + (base + u) * kMatrices * intermediate + column;
+      if constexpr (kGated) gate[u] = *reinterpret_cast<const Vector*>(at);
+      up[u] = *reinterpret_cast<const Vector*>(at + (kMatrices - 1) * intermediate);
+    }
+#pragma unroll
+    for (int u = 0; u < kUnroll; ++u) {
+      if (base + u >= end) continue;
+      if (base + u >= expert_end) {
+        while (base + u >= expert_end) expert_end = end_of(++expert);
+        biases.load(bias, expert, column);
+      }
+      Vector result;
+#pragma unroll
+      for (int i = 0; i < kWidth; ++i) {
+        result.set(i, activate<Element, kGated>(step, kGated ? gate[u].get(i) + biases.gate[i] : 0,
+                                                up[u].get(i) + biases.up[i]));
+      }
+      *reinterpret_cast<Vector*>(act + (base + u) * act_stride + column) = result;
+    }
   }
 }
 

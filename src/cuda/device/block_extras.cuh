@@ -22,16 +22,12 @@ struct NoCombineExtras {
 
 /// Biases of gate and up, by the expert of a row.
 struct ActivationBias {
-  static constexpr bool kAny = true;
   const float* gate = nullptr;                   // [biased,columns]; null without a gate
   const float* up = nullptr;                     // [biased,columns]
   const std::int32_t* expert_offsets = nullptr;  // [experts+1]
   int experts = 0;
   int biased = 0;            // experts that have one: those below this number
   std::int64_t columns = 0;  // I; rows may be stored wider
-};
-struct NoActivationBias {
-  static constexpr bool kAny = false;
 };
 
 }  // namespace moe::cuda

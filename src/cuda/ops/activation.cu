@@ -1,5 +1,7 @@
 #include "cuda/ops/activation.h"
 
+#include <algorithm>
+
 #include "core/expert_set.h"
 #include "cuda/check.h"
 #include "cuda/device/activate_rows.cuh"
@@ -13,29 +15,57 @@ namespace {
 constexpr int kThreads = 256;
 constexpr int kUnroll = 2;
 
-template <class Element, int kWidth, bool kGated, class Bias>
+template <class Element, int kWidth, bool kGated>
 __global__ void __launch_bounds__(kThreads)
-    activate_rows_kernel(const ActivationStep step, const Bias bias, const Element* gate_up,
-                         std::int64_t first_row, std::int64_t rows, std::int64_t width,
-                         Element* act, std::int64_t act_stride) {
+    activate_rows_kernel(const ActivationStep step, const Element* gate_up, std::int64_t rows,
+                         std::int64_t width, Element* act, std::int64_t act_stride) {
   wait_for_previous_kernel();
   allow_next_kernel();
-  activate_rows<Element, kWidth, kUnroll, kThreads, kGated>(step, bias, gate_up, first_row, rows,
-                                                            width, act, act_stride);
+  activate_rows<Element, kWidth, kUnroll, kThreads, kGated>(step, gate_up, rows, width, act,
+                                                            act_stride);
 }
 
-template <bool kGated, class Bias>
-void launch(const ActivationStep& step, const Bias& bias, const ActivationRows& of,
+template <class Element, int kWidth, bool kGated>
+__global__ void __launch_bounds__(kThreads)
+    activate_biased_rows_kernel(const ActivationStep step, const ActivationBias bias,
+                                const Element* gate_up, std::int64_t first_row, std::int64_t rows,
+                                int thread_rows, std::int64_t width, Element* act,
+                                std::int64_t act_stride) {
+  wait_for_previous_kernel();
+  allow_next_kernel();
+  activate_biased_rows<Element, kWidth, kUnroll, kThreads, kGated>(
+      step, bias, gate_up, first_row, rows, thread_rows, width, act, act_stride);
+}
+
+std::int64_t divide_up(std::int64_t a, std::int64_t b) {
+  return (a + b - 1) / b;
+}
+
+template <bool kGated>
+void launch(const ActivationStep& step, const ActivationBias& bias, const ActivationRows& of,
             cudaStream_t stream) {
   with_device_type(of.dtype, [&]<class Element>() {
+    const auto* const gate_up = static_cast<const Element*>(of.gate_up);
+    auto* const act = static_cast<Element*>(of.act);
     const auto go = [&]<int kWidth>() {
-      const std::int64_t vectors = of.rows * (of.width / kWidth);
-      constexpr std::int64_t kPerBlock = std::int64_t{kThreads} * kUnroll;
+      const std::int64_t row_vectors = of.width / kWidth;
+      const dim3 threads(kThreads);
+      if (bias.up == nullptr) {
+        const std::int64_t blocks = divide_up(of.rows * row_vectors, kThreads * kUnroll);
+        launch_overlapping("activate_rows_kernel", activate_rows_kernel<Element, kWidth, kGated>,
+                           dim3(static_cast<unsigned>(blocks)), threads, 0, stream, step, gate_up,
+                           of.rows, of.width, act, of.act_stride);
+        return;
+      }
+      constexpr std::int64_t kThreadsWanted = 1 << 18;  // about what a Hopper GPU keeps resident
+      const std::int64_t thread_rows =
+          std::clamp<std::int64_t>(of.rows * row_vectors / kThreadsWanted, 1, 16);
+      const std::int64_t blocks =
+          divide_up(divide_up(of.rows, thread_rows) * row_vectors, kThreads);
       launch_overlapping(
-          "activate_rows_kernel", activate_rows_kernel<Element, kWidth, kGated, Bias>,
-          dim3(static_cast<unsigned>((vectors + kPerBlock - 1) / kPerBlock)), dim3(kThreads), 0,
-          stream, step, bias, static_cast<const Element*>(of.gate_up), of.first_row, of.rows,
-          of.width, static_cast<Element*>(of.act), of.act_stride);
+          "activate_biased_rows_kernel", activate_biased_rows_kernel<Element, kWidth, kGated>,
+          dim3(static_cast<unsigned>(blocks)), threads, 0, stream, step, bias, gate_up,
+          of.first_row, of.rows, static_cast<int>(thread_rows), of.width, act, of.act_stride);
     };
     constexpr auto kBytes = static_cast<std::int64_t>(sizeof(Element));
     if (in_widest_vectors(of.width * kBytes, {of.gate_up, of.act}) &&
@@ -81,17 +111,10 @@ void activate_rows(const Activation& activation, const ActivationBias& bias,
     swiglu_rows(rows.dtype, rows.gate_up, rows.rows, rows.width, rows.act, rows.act_stride, stream);
     return;
   }
-  const auto with_bias = [&](const auto& of_rows) {
-    if (activation.gated()) {
-      launch<true>(ActivationStep::of(activation), of_rows, rows, stream);
-    } else {
-      launch<false>({}, of_rows, rows, stream);
-    }
-  };
-  if (bias.up == nullptr) {
-    with_bias(NoActivationBias{});
+  if (activation.gated()) {
+    launch<true>(ActivationStep::of(activation), bias, rows, stream);
   } else {
-    with_bias(bias);
+    launch<false>({}, bias, rows, stream);
   }
 }
 

@@ -3,6 +3,7 @@
 #include <cooperative_groups.h>
 
 #include <algorithm>
+#include <type_traits>
 
 #include "core/check.h"
 #include "cuda/check.h"
@@ -209,32 +210,13 @@ __global__ void __launch_bounds__(kCopyWarps* kWarpSize)
 
 // --- unpermute_rows ------------------------------------------------------------------------------
 /// One warp a (token, segment of columns).
-template <class Element, int kWidth, int kSlots>
+template <class Element, int kWidth, int kSlots, class Extras>
 __global__ void __launch_bounds__(kCopyWarps* kWarpSize, 2)
     unpermute_rows_kernel(const Element* __restrict__ y_perm,
                           const std::int32_t* __restrict__ dst_row,
-                          const float* __restrict__ topk_weights, std::int64_t tokens, int top_k,
-                          std::int64_t hidden, int segments, Element* __restrict__ y) {
-  wait_for_previous_kernel();
-  allow_next_kernel();
-  const std::int64_t work = static_cast<std::int64_t>(blockIdx.x) * kCopyWarps +
-                            static_cast<int>(threadIdx.x) / kWarpSize;
-  const std::int64_t token = work / segments;
-  if (token >= tokens) return;
-  combine_row<Element, kWidth, kSlots>(
-      y_perm, dst_row == nullptr ? nullptr : dst_row + token * top_k, token * top_k,
-      topk_weights + token * top_k, top_k, hidden, static_cast<int>(work % segments), segments,
-      y + token * hidden);
-}
-
-/// The same with slots that have no row, biases and weights of 1.
-template <class Element, int kWidth, int kSlots>
-__global__ void __launch_bounds__(kCopyWarps* kWarpSize, 2)
-    unpermute_with_extras_kernel(const Element* __restrict__ y_perm,
-                                 const std::int32_t* __restrict__ dst_row,
-                                 const float* __restrict__ topk_weights, CombineExtras extras,
-                                 std::int64_t tokens, int top_k, std::int64_t hidden, int segments,
-                                 Element* __restrict__ y) {
+                          const float* __restrict__ topk_weights, Extras extras,
+                          std::int64_t tokens, int top_k, std::int64_t hidden, int segments,
+                          Element* __restrict__ y) {
   wait_for_previous_kernel();
   allow_next_kernel();
   const std::int64_t work = static_cast<std::int64_t>(blockIdx.x) * kCopyWarps +
@@ -242,10 +224,10 @@ __global__ void __launch_bounds__(kCopyWarps* kWarpSize, 2)
   const std::int64_t token = work / segments;
   if (token >= tokens) return;
   const std::int64_t first = token * top_k;
-  extras.topk_idx += first;
+  if constexpr (Extras::kAny) extras.topk_idx += first;
   combine_row<Element, kWidth, kSlots>(
       y_perm, dst_row == nullptr ? nullptr : dst_row + first, first,
-      topk_weights == nullptr ? nullptr : topk_weights + first, top_k, hidden,
+      Extras::kAny && topk_weights == nullptr ? nullptr : topk_weights + first, top_k, hidden,
       static_cast<int>(work % segments), segments, y + token * hidden, extras);
 }
 
@@ -344,21 +326,22 @@ void unpermute_rows(DType dtype, const void* y_perm, const std::int32_t* dst_row
                     std::int64_t hidden, void* y, cudaStream_t stream,
                     const CombineExtras& extras) {
   with_device_type(dtype, [&]<class Element>() {
-    const auto launch = [&]<int kWidth, int kSlots>() {
+    const auto launch_with = [&]<int kWidth, int kSlots>(const auto& extras_if_any) {
+      using Extras = std::decay_t<decltype(extras_if_any)>;
       const int segments =
           segments_per_token(tokens, hidden / kWidth, kCombineLoads / kSlots * kWarpSize);
+      launch_overlapping(
+          "unpermute_rows_kernel", unpermute_rows_kernel<Element, kWidth, kSlots, Extras>,
+          dim3(blocks_of_warps(tokens * segments)), dim3(kCopyWarps * kWarpSize), 0, stream,
+          static_cast<const Element*>(y_perm), dst_row, topk_weights, extras_if_any, tokens,
+          static_cast<int>(top_k), hidden, segments, static_cast<Element*>(y));
+    };
+    const auto launch = [&]<int kWidth, int kSlots>() {
       if (extras.topk_idx != nullptr) {
-        launch_overlapping(
-            "unpermute_with_extras_kernel", unpermute_with_extras_kernel<Element, kWidth, kSlots>,
-            dim3(blocks_of_warps(tokens * segments)), dim3(kCopyWarps * kWarpSize), 0, stream,
-            static_cast<const Element*>(y_perm), dst_row, topk_weights, extras, tokens,
-            static_cast<int>(top_k), hidden, segments, static_cast<Element*>(y));
-        return;
+        launch_with.template operator()<kWidth, kSlots>(extras);
+      } else {
+        launch_with.template operator()<kWidth, kSlots>(NoCombineExtras{});
       }
-      launch_overlapping("unpermute_rows_kernel", unpermute_rows_kernel<Element, kWidth, kSlots>,
-                         dim3(blocks_of_warps(tokens * segments)), dim3(kCopyWarps * kWarpSize), 0,
-                         stream, static_cast<const Element*>(y_perm), dst_row, topk_weights, tokens,
-                         static_cast<int>(top_k), hidden, segments, static_cast<Element*>(y));
     };
     const std::int64_t row_bytes = hidden * static_cast<std::int64_t>(sizeof(Element));
     if (!in_widest_vectors(row_bytes, {y_perm, y, extras.row_bias})) {

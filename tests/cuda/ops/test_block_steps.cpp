@@ -357,7 +357,10 @@ TEST_F(CudaBlockSteps, EveryActivationWithAndWithoutBiases) {
         check_activation<BFloat16>(name, 520, 520, biased, misaligned);
       }
     }
+    // So wide that a thread takes several rows, within an expert and beyond it.
+    check_activation<BFloat16>(name, 40003, 40003, true, 0);
   }
+  check_activation<BFloat16>("swiglu,alpha=1.702,limit=2,up=1", 159998, 160000, true, 0);
 }
 
 TEST_F(CudaBlockSteps, RowsOfSomeSlotsScaledBiasedAndSummed) {

@@ -74,6 +74,8 @@ __device__ __forceinline__ void schedule(const Shared<Config>& shared, const Gem
 /// One warp a block: copies rows from the tokens' order to the experts', 16 rows at a time, in the
 /// order in which the scheduler hands out their tiles. So the copy runs beside the products, and the
 /// first tiles wait for little of it. Every lane that takes part moves a piece of a row.
+/// NOTE: units are drawn, not dealt out by the block's number: where another stream's kernel holds
+/// multiprocessors, the blocks that wait for rows may not wait for one that has not started.
 template <class Config>
 __device__ __forceinline__ void gather(const Shared<Config>& shared, const GemmArguments& p) {
   constexpr int kUnitsPerTile = Config::kLargestTile / kRowUnit;
@@ -81,11 +83,20 @@ __device__ __forceinline__ void gather(const Shared<Config>& shared, const GemmA
   const int pieces_per_row = divide_up(p.source_row_bytes, Config::kGatherPieceBytes);
   const int units = *p.row_tiles.count * kUnitsPerTile;  // those behind a tile's end are empty
   std::uint32_t parity = 0;
-  for (int unit = static_cast<int>(blockIdx.x); unit < units; unit += static_cast<int>(gridDim.x)) {
+  std::int32_t* const ticket = p.row_tiles.tickets + RowTiles::kGatherTicket;
+  const auto draw = [&] { return lane == 0 ? atomicAdd(ticket, 1) : 0; };
+  int drawn = draw();
+  for (;;) {
+    const int unit = __shfl_sync(kAllLanes, drawn, 0);
+    if (unit >= units) return;
+    drawn = draw();  // on its way while this one's rows are
     const RowTile tile = p.row_tiles.tiles[unit / kUnitsPerTile];
     const int first = unit % kUnitsPerTile * kRowUnit;
     const int rows = min(tile.valid - first, kRowUnit);
-    if (rows <= 0) continue;
+    if (rows <= 0) {  // as all others of this tile that are still to be drawn
+      if (lane == 0) atomicMax(ticket, (unit / kUnitsPerTile + 1) * kUnitsPerTile);
+      continue;
+    }
     const int row = tile.first_row + first;
     const int token = lane < rows ? p.row_tiles.row_to_token[row + lane] : 0;
     const int pieces = rows * pieces_per_row;

@@ -17,13 +17,14 @@ struct alignas(16) RowTile {
 
 /// What kernels know of the rows of one forward. Views: the memory is the caller's.
 struct RowTiles {
-  RowTile* tiles = nullptr;         ///< most_row_tiles() elements
-  std::int32_t* count = nullptr;    ///< [1]
-  std::int32_t* tickets = nullptr;  ///< [kTickets] one counter for each GEMM that uses the list
-  std::int32_t* ready = nullptr;    ///< units of 16 rows gathered so far, for each tile
+  RowTile* tiles = nullptr;              ///< most_row_tiles() elements
+  std::int32_t* count = nullptr;         ///< [1]
+  std::int32_t* tickets = nullptr;       ///< [kTickets] of GEMMs that use the list, of who gathers
+  std::int32_t* ready = nullptr;         ///< units of 16 rows gathered so far, for each tile
   std::int32_t* row_to_token = nullptr;  ///< [R] inverse of dst_row: the token of each routed row
   std::int32_t* finished = nullptr;  ///< parts of the first product's output so far, for each tile
-  static constexpr int kTickets = 2;
+  static constexpr int kTickets = 3;
+  static constexpr int kGatherTicket = 2;
 };
 
 struct RowTilesInput {

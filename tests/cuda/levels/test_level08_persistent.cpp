@@ -11,6 +11,7 @@
 #include "core/cache_file.h"
 #include "core/crossover.h"
 #include "core/scalar.h"
+#include "cuda/graph.h"
 #include "cuda/levels/level_test.h"
 #include "cuda/ops/fingerprint.h"
 #include "cuda/ops/persistent_choices.h"
@@ -36,6 +37,7 @@ class CudaPersistentLevel : public CudaLevelTest {
     }
   }
   void check(const Problem& problem, const char* planned);
+  void two_layers(const Problem& problem);
 };
 
 /// The oracle's answer and the same bits every time, from a layer whose plan has `planned` in it. Also
@@ -97,6 +99,70 @@ TEST_F(CudaPersistentLevel, TheSecondProductBesideTheFirst) {
   // 100 and 200 rows an expert, and 640 items.
   check({{3200, 1280, 64, 128, 4}, DType::kBF16}, "begun on finished row tiles");
   check({{6400, 1280, 64, 128, 4}, DType::kBF16}, "begun on finished row tiles");
+}
+
+TEST_F(CudaPersistentLevel, TwoLayersOnTwoStreams) {
+  // One tile; blocks that gather beside the products; cooperating ones; a second product beside the first.
+  for (const Shape& shape : {Shape{1, 256, 192, 8, 2}, Shape{700, 512, 256, 8, 2},
+                             Shape{6400, 320, 192, 128, 4}, Shape{3200, 1280, 64, 128, 4}}) {
+    two_layers({shape, DType::kBF16});
+    release();
+  }
+}
+
+/// Both at once give the bits that either gives alone: the kernel in front, whose blocks wait for each other,
+/// and products whose blocks wait for rows from each other find their multiprocessors taken by the other
+/// layer's. Launched one by one and as graphs, so that either stream has work all the time.
+void CudaPersistentLevel::two_layers(const Problem& problem) {
+  SCOPED_TRACE(to_string(problem.shape));
+  const Weights weights = place(make_weights(problem, 6));
+  const Stream streams[2] = {Stream(unsigned{cudaStreamNonBlocking}),
+                             Stream(unsigned{cudaStreamNonBlocking})};
+  const auto create = [&](cudaStream_t stream) {
+    return Layer::create({.level = "persistent",
+                          .backend = Backend::kCuda,
+                          .problem = problem,
+                          .tune_seconds = 0,
+                          .tune_cache = "off",
+                          .stream = stream},
+                         weights);
+  };
+  Layer alone = create(nullptr);
+  Layer layers[2] = {create(streams[0].get()), create(streams[1].get())};
+  TensorView x[2];
+  TensorView y[2];
+  Tensor want[2];
+  std::vector<GraphExec> graphs;
+  for (std::size_t i = 0; i < 2; ++i) {
+    x[i] = place(make_input(problem, 6, i).view());
+    y[i] = place(make_input(problem, 6, 9).view());
+    alone.forward(x[i], y[i]);
+    want[i] = download(y[i]);
+    layers[i].forward(x[i], y[i]);  // loads its kernels
+    MOE_CUDA_CHECK(cudaStreamSynchronize(streams[i].get()));
+    graphs.emplace_back(streams[i].get(), [&] {
+      for (int forward = 0; forward < 8; ++forward) layers[i].forward(x[i], y[i]);
+    });
+  }
+  const auto check_both = [&](const char* how) {
+    for (std::size_t i = 0; i < 2; ++i) {
+      MOE_CUDA_CHECK(cudaStreamSynchronize(streams[i].get()));
+      const Tensor got = download(y[i]);
+      EXPECT_EQ(std::memcmp(got.view().data, want[i].view().data, got.view().bytes()), 0)
+          << how << ", layer " << i;
+      MOE_CUDA_CHECK(cudaMemset(y[i].data, 0xff, y[i].bytes()));
+    }
+    MOE_CUDA_CHECK(cudaDeviceSynchronize());
+  };
+  check_both("one after the other");
+  for (int round = 0; round < 100; ++round) {
+    for (std::size_t i = 0; i < 2; ++i) layers[i].forward(x[i], y[i]);
+  }
+  check_both("launched one by one");
+  for (int round = 0; round < 50; ++round) {
+    for (std::size_t i = 0; i < 2; ++i) graphs[i].launch(streams[i].get());
+  }
+  check_both("as graphs");
 }
 
 /// With a tuning cache of its own.

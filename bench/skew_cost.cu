@@ -34,7 +34,8 @@ struct Model {
 constexpr Model kModels[] = {{"qwen3-30b-a3b", 2048, 768, 128, 8},
                              {"olmoe-1b-7b", 2048, 1024, 64, 8},
                              {"mixtral-8x7b", 4096, 14336, 8, 2},
-                             {"gpt-oss-120b", 2880, 2880, 128, 4}};
+                             {"gpt-oss-120b", 2880, 2880, 128, 4},
+                             {"lab", 1024, 2048, 8, 2}};
 
 /// Routes on the device.
 struct PlacedRoutes {

@@ -16,7 +16,7 @@ namespace moe::cuda {
 
 /// How the two blocks of a cluster and the two consumers of a block divide their work.
 enum class Division : std::uint8_t {
-  kPingpong,     // blocks: features, sharing rows; consumers: whole tiles, in turn
+  kPingpong,  // blocks: features, sharing rows; consumers: whole tiles, in turn
   kCooperative,  // blocks: rows, sharing the weights of both feature blocks; consumers: features
 };
 
@@ -112,14 +112,17 @@ struct Work {
   int weight_block;  // expert · feature_blocks + feature block
   int first_row;     // routed row
   int row_tile;      // its number in the list
-  int packed;  // rows to compute, 0 = no more work | shared << 9 | rows to store << 10 | column
+  int packed;        // rows to compute, 0 = no more work | shared << 9 | rows to store << 10 |
+                     // read once << 19 | feature block
 
-  /// Bits left for the feature block: 2^13 blocks of 128 features.
-  static constexpr int kFeatureShift = 19;
+  /// Bits left for the feature block: 2^12 blocks of 128 features.
+  static constexpr int kFeatureShift = 20;
   static __device__ __forceinline__ int4 pack(int weight_block, int first_row, int row_tile,
-                                              int rows, bool shared, int valid, int feature_block) {
+                                              int rows, bool shared, int valid, bool read_once,
+                                              int feature_block) {
     return {weight_block, first_row, row_tile,
-            rows | (shared ? 1 << 9 : 0) | valid << 10 | feature_block << kFeatureShift};
+            rows | (shared ? 1 << 9 : 0) | valid << 10 | (read_once ? 1 << 19 : 0) |
+                feature_block << kFeatureShift};
   }
   static __device__ __forceinline__ Work read(std::uint32_t queue_slot) {
     const int4 words = load_shared(queue_slot);
@@ -134,6 +137,10 @@ struct Work {
   /// Whether both blocks of the cluster have the same rows.
   [[nodiscard]] __device__ __forceinline__ bool shared() const { return (packed >> 9 & 1) != 0; }
   [[nodiscard]] __device__ __forceinline__ int valid() const { return packed >> 10 & 511; }
+  /// Whether no other tile takes these weights.
+  [[nodiscard]] __device__ __forceinline__ bool read_once() const {
+    return (packed >> 19 & 1) != 0;
+  }
   [[nodiscard]] __device__ __forceinline__ int feature_block() const {
     return static_cast<int>(static_cast<unsigned>(packed) >> kFeatureShift);
   }

@@ -39,13 +39,14 @@ __device__ __forceinline__ void schedule(const Shared<Config>& shared, const Gem
     const int block = tile.expert * p.feature_blocks + feature;
     mbarrier_wait(shared.taken(slot), (turn / 2 & 1) ^ 1);
     const bool alone = feature + 1 == p.feature_blocks;
+    const bool once = p.weights_read_once && tile.tiles == 1;
     if (!Config::kCooperative && !alone) {
-      publish(
-          slot, 0,
-          Work::pack(block, tile.first_row, item.row_tile, tile.rows, true, tile.valid, feature));
+      publish(slot, 0,
+              Work::pack(block, tile.first_row, item.row_tile, tile.rows, true, tile.valid, once,
+                         feature));
       publish(slot, 1,
               Work::pack(block + 1, tile.first_row, item.row_tile, tile.rows, true, tile.valid,
-                         feature + 1));
+                         once, feature + 1));
     } else {
       // One unit cannot be split: then the second block computes it, too, and stores nothing. A
       // second feature block that is not there is the first one again, not stored, either.
@@ -53,11 +54,11 @@ __device__ __forceinline__ void schedule(const Shared<Config>& shared, const Gem
       const int skipped = upper == tile.rows ? 0 : upper;
       const int second = Config::kCooperative && !alone ? block + 1 : block;
       publish(slot, 0,
-              Work::pack(block, tile.first_row, item.row_tile, upper, false, min(tile.valid, upper),
-                         feature));
+              Work::pack(block, tile.first_row, item.row_tile, upper, false,
+                         min(int{tile.valid}, upper), once, feature));
       publish(slot, 1,
               Work::pack(second, tile.first_row + skipped, item.row_tile, tile.rows - skipped,
-                         false, max(tile.valid - upper, 0), feature));
+                         false, max(tile.valid - upper, 0), once, feature));
     }
     ticket = clusters + atomicAdd(p.ticket, 1);
   }
@@ -151,7 +152,6 @@ template <class Config>
 __device__ __forceinline__ void load(const Shared<Config>& shared, const TokenMaps& tokens,
                                      const GemmArguments& p) {
   const auto rank = static_cast<int>(cluster_rank());
-  const std::uint64_t policy = l2_policy(p.weights_read_once);
   RingPosition<Config::kStages> at;
   for (int turn = 0;; ++turn) {
     const int slot = turn % 2;
@@ -167,6 +167,7 @@ __device__ __forceinline__ void load(const Shared<Config>& shared, const TokenMa
     mbarrier_arrive_cluster(cluster_address(shared.taken(slot), 0));
     const char* weights = reinterpret_cast<const char*>(p.weights) +
                           static_cast<std::size_t>(work.weight_block) * p.k_blocks * kBlockBytes;
+    const std::uint64_t policy = l2_policy(work.read_once());
     const bool half = work.shared();
     const int my_rows = half || Config::kCooperative ? rows / 2 : rows;  // of a box
     const CUtensorMap* map = &tokens.half_tile[my_rows / 8 - 1];

@@ -61,8 +61,9 @@ __device__ __forceinline__ void list_row_tiles(TileListScratch<kMost>& shared, i
       // Those that wait for memory run beside those that multiply.
       const int at = key >= kHeavy ? place_of_heavy(before + i, heavy, all - heavy)
                                    : place_of_light(before + i - heavy, heavy, all - heavy);
-      out.tiles[at] = {expert, shared.begin[expert] + first_row, tile_rows,
-                       min(tile_rows, split.rows - first_row)};
+      out.tiles[at] = {
+          expert, shared.begin[expert] + first_row, static_cast<std::int16_t>(tile_rows),
+          static_cast<std::int16_t>(min(tile_rows, split.rows - first_row)), split.tiles};
       if (out.ready != nullptr) out.ready[at] = 0;
       if (out.finished != nullptr) out.finished[at] = 0;
     }

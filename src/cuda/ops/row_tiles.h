@@ -11,8 +11,9 @@ namespace moe::cuda {
 struct alignas(16) RowTile {
   std::int32_t expert;
   std::int32_t first_row;  ///< routed row
-  std::int32_t rows;       ///< multiple of 16: rows to compute
-  std::int32_t valid;      ///< rows to store, rows - 15 to rows
+  std::int16_t rows;       ///< multiple of 16: rows to compute
+  std::int16_t valid;      ///< rows to store, rows - 15 to rows
+  std::int32_t tiles;      ///< of this expert
 };
 
 /// What kernels know of the rows of one forward. Views: the memory is the caller's.

@@ -53,12 +53,12 @@ class CudaGroupedGemmSm90 : public CudaTest {
          const std::vector<std::int32_t>& to = {}, std::int64_t top_k = 1)
         : offsets(device, offsets_of(counts)),
           tiles(device,
-                4 * std::max<std::int64_t>(
-                        1, most_row_tiles(std::accumulate(counts.begin(), counts.end(), 0),
-                                          static_cast<std::int64_t>(counts.size()), largest_tile))),
+                std::max<std::int64_t>(
+                    1, most_row_tiles(std::accumulate(counts.begin(), counts.end(), 0),
+                                      static_cast<std::int64_t>(counts.size()), largest_tile))),
           counters(device, 1 + RowTiles::kTickets),
-          ready(device, static_cast<std::int64_t>(tiles.download().size()) / 4),
-          finished(device, static_cast<std::int64_t>(tiles.download().size()) / 4),
+          ready(device, static_cast<std::int64_t>(tiles.download().size())),
+          finished(device, static_cast<std::int64_t>(tiles.download().size())),
           dst_row(device, to),
           row_to_token(device, static_cast<std::int64_t>(to.size())) {
       build_row_tiles({.expert_offsets = offsets.data(),
@@ -70,15 +70,11 @@ class CudaGroupedGemmSm90 : public CudaTest {
                       views(), device.stream());
     }
     [[nodiscard]] RowTiles views() const {
-      return {reinterpret_cast<RowTile*>(tiles.data()),
-              counters.data(),
-              counters.data() + 1,
-              ready.data(),
-              row_to_token.data(),
-              finished.data()};
+      return {tiles.data(), counters.data(),     counters.data() + 1,
+              ready.data(), row_to_token.data(), finished.data()};
     }
     DeviceArray<std::int32_t> offsets;
-    DeviceArray<std::int32_t> tiles;
+    DeviceArray<RowTile> tiles;
     DeviceArray<std::int32_t> counters;
     DeviceArray<std::int32_t> ready;
     DeviceArray<std::int32_t> finished;
@@ -389,36 +385,35 @@ TEST_F(CudaGroupedGemmSm90, ListsTheTilesOfEveryExpert) {
     constexpr int kLargest = 192;
     const List list(device(), counts, kLargest);
     const std::vector<std::int32_t> counters = list.counters.download();
-    const std::vector<std::int32_t> words = list.tiles.download();
+    const std::vector<RowTile> tiles = list.tiles.download();
     const std::vector<std::int32_t> finished = list.finished.download();
     const std::vector<std::int32_t> offsets = offsets_of(counts);
+    const auto experts = static_cast<int>(counts.size());
     int expected = 0;
-    for (const int count : counts) expected += RowSplit(count, kLargest).tiles;
-    ASSERT_EQ(counters[0], expected);
-    for (int i = 0; i < RowTiles::kTickets; ++i) EXPECT_EQ(counters[1 + i], 0);
     int heavy = 0;
     for (const int count : counts) {
       const RowSplit split(count, kLargest);
-      if (!is_light(count, kLargest, offsets.back(), static_cast<int>(counts.size()))) {
-        heavy += split.tiles;
-      }
+      expected += split.tiles;
+      heavy += is_light(count, kLargest, offsets.back(), experts) ? 0 : split.tiles;
     }
+    ASSERT_EQ(counters[0], expected);
+    for (int i = 0; i < RowTiles::kTickets; ++i) EXPECT_EQ(counters[1 + i], 0);
     std::vector<int> seen(counts.size(), 0);  // tiles of each expert so far
     int before[2] = {1 << 30, 1 << 30};       // largest tile of the heavy, light expert before
     int places[2] = {};
     for (int i = 0; i < expected; ++i) {
-      const std::int32_t* const tile = words.data() + 4 * i;
-      const auto expert = static_cast<std::size_t>(tile[0]);
+      const RowTile& tile = tiles[static_cast<std::size_t>(i)];
+      const auto expert = static_cast<std::size_t>(tile.expert);
       ASSERT_LT(expert, counts.size());
       const RowSplit split(counts[expert], kLargest);
       const int nth = seen[expert]++;
       ASSERT_LT(nth, split.tiles);
-      EXPECT_EQ(tile[1], offsets[expert] + split.first_row(nth));
-      EXPECT_EQ(tile[2], split.tile_rows(nth));
-      EXPECT_EQ(tile[3], std::min(split.tile_rows(nth), counts[expert] - split.first_row(nth)));
+      EXPECT_EQ(tile.first_row, offsets[expert] + split.first_row(nth));
+      EXPECT_EQ(tile.rows, split.tile_rows(nth));
+      EXPECT_EQ(tile.valid, std::min(split.tile_rows(nth), counts[expert] - split.first_row(nth)));
+      EXPECT_EQ(tile.tiles, split.tiles);
       EXPECT_EQ(finished[static_cast<std::size_t>(i)], 0);
-      const bool light =
-          is_light(counts[expert], kLargest, offsets.back(), static_cast<int>(counts.size()));
+      const bool light = is_light(counts[expert], kLargest, offsets.back(), experts);
       EXPECT_LE(split.largest(), before[light]) << "experts with large tiles come first";
       before[light] = split.largest();
       EXPECT_EQ(i, light ? place_of_light(places[1], heavy, expected - heavy)

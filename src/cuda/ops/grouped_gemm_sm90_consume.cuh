@@ -41,7 +41,7 @@ struct Consumer {
   std::uint32_t weights_at;  // of its feature block in a stage
   std::uint32_t staging;
   int chunk = 0;                // to be written next
-  int unannounced = -1;         // row tile whose output is on its way
+  int unannounced = -1;         // announcement() of what is on its way
   std::uint32_t handed_on = 0;  // parity of the row tiles that were handed on
   bool holds = false;  // the last stage of the tile before, where a part of it is on its way out
   RingPosition<Config::kStages> at;
@@ -86,8 +86,9 @@ requires Config::kBias struct Epilogue<Config> {
     int block = work.weight_block;
     if constexpr (Config::kCooperative) {
       // That of the consumer, not that which its block loads. An odd last one is there twice.
+      const int loads = work.shared() ? 0 : static_cast<int>(cluster_rank());
       const bool second = work.feature_block() + 1 < p.feature_blocks;
-      block += second ? me.index - static_cast<int>(cluster_rank()) : 0;
+      block += second ? me.index - loads : 0;
     }
     const float* const from = p.bias + static_cast<std::int64_t>(block) * kBlockFeatures +
                               me.warp * 16 + me.thread % 32 / 4;
@@ -213,15 +214,21 @@ __device__ __forceinline__ void store_tile(const float (&sums)[2][kRows / 2],
   }
 }
 
+/// What announce() is told: the row tile, and whether the consumer counts for both feature pairs of an item.
+template <class Config>
+__device__ __forceinline__ int announcement(const Work& work) {
+  return work.row_tile << 1 | (Config::kCooperative && work.shared() ? 1 : 0);
+}
+
 /// Hands a row tile on to announce(), once what this consumer stored of it is complete; -1: it was the
 /// last. All threads of the consumer have met at a barrier since they stored it.
 template <class Config>
 __device__ __forceinline__ void hand_on(const Shared<Config>& shared, Consumer<Config>& me,
-                                        int row_tile) {
+                                        int announcement) {
   if (me.warp == 0 && elect_lane()) {
     bulk_wait_group<0>();
     mbarrier_wait(shared.announced(me.index), me.handed_on ^ 1);
-    store_shared(shared.stored_tile(me.index), row_tile);
+    store_shared(shared.stored_tile(me.index), announcement);
     mbarrier_arrive(shared.stored(me.index));
   }
   me.handed_on ^= 1;
@@ -236,10 +243,10 @@ __device__ __forceinline__ void announce(const Shared<Config>& shared, const Gem
     const int consumer = turn % 2;
     if ((working >> consumer & 1) == 0) continue;
     mbarrier_wait(shared.stored(consumer), turn / 2 & 1);
-    const int row_tile = load_shared(shared.stored_tile(consumer)).x;
+    const int stored = load_shared(shared.stored_tile(consumer)).x;
     mbarrier_arrive(shared.announced(consumer));
-    if (row_tile >= 0) {
-      add_release(p.finished + row_tile, 1);
+    if (stored >= 0) {
+      add_release(p.finished + (stored >> 1), 1 + (stored & 1));
     } else {
       working &= ~(1 << consumer);
     }
@@ -316,7 +323,7 @@ __device__ __forceinline__ void multiply_tile(const Work& work, const Shared<Con
   keep_here(sums[1]);
   if constexpr (Config::kAnnounces) {
     if (p.finished != nullptr && me.unannounced >= 0) hand_on(shared, me, me.unannounced);
-    me.unannounced = work.row_tile;
+    me.unannounced = announcement<Config>(work);
   }
   store_tile<Config, kRows>(sums, epilogue, work, shared.stage(previous) + me.weights_at, me,
                             out_maps, p);

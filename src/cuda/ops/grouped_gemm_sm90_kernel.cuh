@@ -6,8 +6,9 @@
 //   pingpong     Both work on the same row tile and on neighbouring blocks of 128 features. Consumers take
 //                whole tiles in turn: while one runs its products, the other finishes its tile and stores
 //                it. One warp gathers rows ahead of the loads (when they are not gathered yet).
-//   cooperative  Both work on the same two blocks of features, each on half of the tile's rows. A consumer
-//                has one of the feature blocks. A warpgroup of its own brings the rows into the ring.
+//   cooperative  Both work on the same two blocks of features, each on half of the tile's rows, or, where
+//                these are few, each on all rows and two blocks of its own. A consumer has one of the feature
+//                blocks. A warpgroup of its own brings the rows into the ring.
 //
 //   scheduler ──tile──▶ queue[2] ──▶ loader ──weights, rows; half of what is shared──▶ ring[kStages]
 //                          └──────▶ consumers ◀──────────full / empty───────────────────────┘

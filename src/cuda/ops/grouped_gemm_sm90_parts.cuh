@@ -17,7 +17,8 @@ namespace moe::cuda {
 /// How the two blocks of a cluster and the two consumers of a block divide their work.
 enum class Division : std::uint8_t {
   kPingpong,  // blocks: features, sharing rows; consumers: whole tiles, in turn
-  kCooperative,  // blocks: rows, sharing the weights of both feature blocks; consumers: features
+  // blocks: rows, sharing the weights of both feature blocks, of small tiles features; consumers: features
+  kCooperative,
 };
 
 /// Tile sizes of the kernel. A consumer holds 128 x kLargestTile fp32 sums, in 192 registers a thread

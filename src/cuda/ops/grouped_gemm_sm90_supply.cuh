@@ -16,11 +16,13 @@
 namespace moe::cuda {
 
 // --- scheduler -----------------------------------------------------------------------------------
-/// One thread of the cluster: draws tickets and writes what they mean into both blocks' queues. In
-/// pingpong, the pair of the last, odd feature block splits the rows instead; cooperating blocks
-/// always do.
+/// One thread of the cluster: draws tickets and writes what they mean into both blocks' queues. Either
+/// block takes all rows of the tile and features of its own, in pingpong a block of them, cooperating ones
+/// a pair. Where there are not enough features left, or more rows than a block holds, they split the rows.
 template <class Config>
 __device__ __forceinline__ void schedule(const Shared<Config>& shared, const GemmArguments& p) {
+  // Feature blocks that the cluster takes together where it does not split the rows.
+  constexpr int kTogether = 2 * Config::kFeatureBlocks;
   const int clusters = static_cast<int>(gridDim.x) / Config::kCluster;
   const TileOrder order{*p.row_tiles.count, divide_up(p.feature_blocks, 2), p.group_rows,
                         p.band_features};
@@ -31,22 +33,27 @@ __device__ __forceinline__ void schedule(const Shared<Config>& shared, const Gem
                 cluster_address(shared.queued(slot), rank));
   };
   int turn = 0;
-  for (; ticket < items; ++turn) {
+  for (; ticket < items; ticket = clusters + atomicAdd(p.ticket, 1)) {
     const int slot = turn % 2;
     const TileOrder::Item item = order.at(ticket);
     const RowTile tile = p.row_tiles.tiles[item.row_tile];
     const int feature = 2 * item.feature_pair;
     const int block = tile.expert * p.feature_blocks + feature;
-    mbarrier_wait(shared.taken(slot), (turn / 2 & 1) ^ 1);
     const bool alone = feature + 1 == p.feature_blocks;
+    const bool whole = tile.rows <= Config::kLargestTile &&
+                       feature / kTogether * kTogether + kTogether <= p.feature_blocks;
+    if (whole && feature % kTogether != 0) continue;  // handed out with the pair before
     const bool once = p.weights_read_once && tile.tiles == 1;
-    if (!Config::kCooperative && !alone) {
+    mbarrier_wait(shared.taken(slot), (turn / 2 & 1) ^ 1);
+    ++turn;
+    if (whole) {
+      constexpr int kNext = Config::kFeatureBlocks;
       publish(slot, 0,
               Work::pack(block, tile.first_row, item.row_tile, tile.rows, true, tile.valid, once,
                          feature));
       publish(slot, 1,
-              Work::pack(block + 1, tile.first_row, item.row_tile, tile.rows, true, tile.valid,
-                         once, feature + 1));
+              Work::pack(block + kNext, tile.first_row, item.row_tile, tile.rows, true, tile.valid,
+                         once, feature + kNext));
     } else {
       // One unit cannot be split: then the second block computes it, too, and stores nothing. A
       // second feature block that is not there is the first one again, not stored, either.
@@ -60,7 +67,6 @@ __device__ __forceinline__ void schedule(const Shared<Config>& shared, const Gem
               Work::pack(second, tile.first_row + skipped, item.row_tile, tile.rows - skipped,
                          false, max(tile.valid - upper, 0), once, feature));
     }
-    ticket = clusters + atomicAdd(p.ticket, 1);
   }
   // Consumers that take turns are told one by one that it is over.
   for (int i = 0; i < 2 / Config::kConsumersOfTile; ++i, ++turn) {
@@ -146,12 +152,13 @@ __device__ __forceinline__ void wait_for_rows(const GemmArguments& p, int row_ti
 }
 
 // --- loader --------------------------------------------------------------------------------------
-/// One thread a block: fills the ring, one stage a k block. When both blocks have the same rows, each
-/// loads half of them for both; when both have the same weights, half of those.
+/// One thread a block: fills the ring, one stage a k block. In pingpong, blocks that have the same rows
+/// load half of them each, for both; cooperating blocks that have the same weights, half of those.
 template <class Config>
 __device__ __forceinline__ void load(const Shared<Config>& shared, const TokenMaps& tokens,
                                      const GemmArguments& p) {
   const auto rank = static_cast<int>(cluster_rank());
+  const std::size_t next_feature_block = static_cast<std::size_t>(p.k_blocks) * kBlockBytes;
   RingPosition<Config::kStages> at;
   for (int turn = 0;; ++turn) {
     const int slot = turn % 2;
@@ -165,10 +172,10 @@ __device__ __forceinline__ void load(const Shared<Config>& shared, const TokenMa
       return;
     }
     mbarrier_arrive_cluster(cluster_address(shared.taken(slot), 0));
-    const char* weights = reinterpret_cast<const char*>(p.weights) +
-                          static_cast<std::size_t>(work.weight_block) * p.k_blocks * kBlockBytes;
+    const char* weights =
+        reinterpret_cast<const char*>(p.weights) + work.weight_block * next_feature_block;
     const std::uint64_t policy = l2_policy(work.read_once());
-    const bool half = work.shared();
+    const bool half = !Config::kCooperative && work.shared();
     const int my_rows = half || Config::kCooperative ? rows / 2 : rows;  // of a box
     const CUtensorMap* map = &tokens.half_tile[my_rows / 8 - 1];
     const std::uint32_t offset = half ? rank * my_rows * Config::kRowBytes : 0;
@@ -183,8 +190,14 @@ __device__ __forceinline__ void load(const Shared<Config>& shared, const TokenMa
       const int column = k * static_cast<int>(kBlockDepth);
       const std::uint32_t to = stage + Config::kWeightBytes + offset;
       if constexpr (Config::kCooperative) {
-        bulk_load_multicast(stage + rank * static_cast<int>(kBlockBytes), weights, kBlockBytes,
-                            full, policy, 0b11);
+        if (work.shared()) {
+          bulk_load_cached(stage, weights, kBlockBytes, full, policy);
+          bulk_load_cached(stage + static_cast<int>(kBlockBytes), weights + next_feature_block,
+                           kBlockBytes, full, policy);
+        } else {
+          bulk_load_multicast(stage + rank * static_cast<int>(kBlockBytes), weights, kBlockBytes,
+                              full, policy, 0b11);
+        }
         if constexpr (Config::kRowThreads == 0) {
           if (k == 0) wait_for_rows(p, work.row_tile);
           tensor_load(to, map, column, row, full);

@@ -537,7 +537,7 @@ TEST_F(CudaGroupedGemmSm90, PacksAPartOfAnExpert) {
 
 TEST_F(CudaGroupedGemmSm90, OneTileOfEverySize) {
   for (int rows = 1; rows <= kCooperativeTile + 1; rows += rows % 16 == 1 ? 15 : 1) {
-    check({rows}, 256, 192);
+    check({rows}, 640, 192);
     if (HasFatalFailure()) return;
   }
 }
@@ -571,7 +571,7 @@ TEST_F(CudaGroupedGemmSm90, MoreTilesThanClusters) {
 TEST_F(CudaGroupedGemmSm90, ProductsBesideEachOtherGiveTheBitsOfProductsInTurn) {
   std::vector<int> counts;
   for (int i = 0; i < 70; ++i) counts.push_back((i * 61) % 330);
-  for (const std::int64_t inner : {64, 192}) {  // 1 and 3 feature blocks
+  for (const std::int64_t inner : {64, 192, 320}) {  // 1, 3 and 5 feature blocks
     const ChainInputs inputs = chain_inputs(counts, 256, inner);
     for (const int largest_tile : {kGatheringTile, kDeepTile, kCooperativeTile}) {
       SCOPED_TRACE(testing::Message() << "tiles of " << largest_tile << " inner " << inner);

@@ -72,8 +72,11 @@ void Stopwatch::flush(bool clean) {
     read_ = DeviceBuffer(flush_bytes_);
     MOE_CUDA_CHECK(cudaMemsetAsync(read_.data(), 0, flush_bytes_, device_.stream()));
   }
-  // Lines that somebody set aside as persisting would outlive what follows.
-  MOE_CUDA_CHECK(cudaCtxResetPersistingL2Cache());
+  // Lines that somebody set aside as persisting would outlive what follows. NOTE: not where there can be
+  // none, for what comes next takes up to 1 us longer (docs/benchmarking.md#on-a-gpu).
+  std::size_t persisting = 0;
+  MOE_CUDA_CHECK(cudaDeviceGetLimit(&persisting, cudaLimitPersistingL2CacheSize));
+  if (persisting > 0) MOE_CUDA_CHECK(cudaCtxResetPersistingL2Cache());
   MOE_CUDA_CHECK(cudaMemsetAsync(written_.data(), 0, flush_bytes_, device_.stream()));
   if (!clean) return;
   read_memory(read_.data(), flush_bytes_, sink_.as<unsigned>(), device_.stream());

@@ -45,17 +45,18 @@ template <bool kAligned>
 using RouterStream = WeightStream<64, 4, kAligned, true>;
 
 /// Whether this block is the last of `blocks` to come here; then everything that the others wrote before
-/// is visible, and `counter` is 0 again. All threads of the block call it.
+/// is visible, and `counter` is 0 again. All threads of the block call it. One of them has the fences: the
+/// barriers hand on what they order.
 __device__ __forceinline__ bool is_last_of(unsigned* counter, unsigned blocks) {
   __shared__ bool last;
-  __threadfence();
   __syncthreads();
   if (threadIdx.x == 0) {
+    __threadfence();
     last = atomicAdd(counter, 1U) == blocks - 1;
     if (last) *counter = 0;
+    __threadfence();
   }
   __syncthreads();
-  __threadfence();
   return last;
 }
 

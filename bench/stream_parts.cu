@@ -100,6 +100,7 @@ class StreamedLayer {
     switch_logits_ = DeviceBuffer(static_cast<std::size_t>(tokens) * sizeof(float));
     idx_ = DeviceBuffer(static_cast<std::size_t>(routed) * sizeof(std::int32_t));
     topk_weights_ = DeviceBuffer(static_cast<std::size_t>(routed) * sizeof(float));
+    choices_ = DeviceBuffer(static_cast<std::size_t>(with_shared.top_k) * sizeof(std::uint64_t));
     slots_ = DeviceBuffer(static_cast<std::size_t>(routed) * sizeof(std::int32_t));
     active_ = DeviceBuffer(static_cast<std::size_t>(std::min(routed, with_shared.experts)) *
                            sizeof(ActiveExpert));
@@ -187,9 +188,7 @@ class StreamedLayer {
                            .top_k = model_.top_k,
                            .logits = logits_.as<float>(),
                            .switch_logit = switch_logits_.as<float>(),
-                           .topk_idx = idx_.as<std::int32_t>(),
-                           .topk_weights = topk_weights_.as<float>(),
-                           .arrivals = arrivals_.as<unsigned>(),
+                           .choices = choices_.as<std::uint64_t>(),
                            .act = act_.data(),
                            .act_stride = stride_,
                            .block = block_};
@@ -291,8 +290,8 @@ class StreamedLayer {
   Weights weights_;
   StreamBlock block_;
   std::vector<DeviceBuffer> others_;  // what only blocks have
-  DeviceBuffer logits_, switch_logits_, idx_, topk_weights_, slots_, active_, arrivals_, act_,
-      rows_;
+  DeviceBuffer logits_, switch_logits_, idx_, topk_weights_, choices_, slots_, active_, arrivals_,
+      act_, rows_;
   DeviceBuffer memory_, sink_;
 };
 

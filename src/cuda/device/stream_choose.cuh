@@ -20,26 +20,6 @@ struct ExpertList {
   ActiveExpert* active;          // [most_active]
 };
 
-/// What a block of one token finds out.
-struct StreamChoices {
-  std::int32_t* topk_idx;  // [K]
-  float* topk_weights;     // [K]
-  std::int32_t* slots;     // [K]
-  ActiveExpert* active;    // [K]
-};
-
-/// Writes a slot of the only token down: its experts are active, in the order of slots.
-struct ListChoice {
-  StreamChoices out;
-  __device__ void choose(int slot, int expert, float weight) const {
-    out.topk_idx[slot] = expert;
-    out.topk_weights[slot] = weight;
-    out.slots[slot] = slot;
-    out.active[slot] = {expert, slot, 1};
-  }
-  __device__ void divide(int slot, float sum) const { out.topk_weights[slot] /= sum; }
-};
-
 /// Writes a slot down.
 struct PlainChoice {
   std::int32_t* idx;  // [K]
@@ -106,16 +86,6 @@ __device__ __forceinline__ void choose_of_token(const StreamBlock& block, const 
 __device__ __forceinline__ float shared_weight(const StreamBlock& block, const float* logit) {
   if (block.shared_switch == nullptr) return 1;
   return __fdividef(1.0F, 1.0F + __expf(-*logit));
-}
-
-/// Of one token, by one warp. logits[experts] are 16-byte aligned, experts <= kPerLane · 32.
-template <int kPerLane>
-__device__ __forceinline__ void choose_for_token(const float* logits, int experts, int top_k,
-                                                 Candidates& candidates, const StreamChoices& out) {
-  const int lane = static_cast<int>(threadIdx.x) % kWarpSize;
-  float row[kPerLane];
-  load_logits(logits, lane, experts, row);
-  softmax_top_k_of_row(row, lane, experts, top_k, candidates, ListChoice{out});
 }
 
 /// Words of 32 tokens.

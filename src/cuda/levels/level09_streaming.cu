@@ -5,8 +5,8 @@
 //           product with down; the sums over a token's slots. Weights go from memory through a ring
 //           that each warp has to itself into the tensor cores' small products (m16n8k16, weights on the
 //           16-row side, up to 64 tokens on the other): nothing is packed, no token is permuted. Of one
-//           token there are three kernels: every block finds the experts in the logits for itself,
-//           weights go straight into registers, and the second product adds up.
+//           token there are three kernels: every block of the first product finds the experts in the
+//           logits for itself, weights go straight into registers, and the second product adds up.
 // Why       bytes: 3·E_hit·H·I·b of weights, as level 04 reads; tokens are so few that all else
 //           stays in L2. At the memory's rate R that is 3·E_hit·H·I·b / R: of one token of a layer
 //           with H = 2048, I = 768, K = 8, 75 MB, some 16 µs. Each launch that waits for the one
@@ -46,8 +46,9 @@ std::int64_t act_stride(const Shape& shape) {
 /// Slots are those of K chosen experts and the P parts of a shared one: S = K + P of a token.
 struct Buffers {
   StreamRouting routing;
-  std::byte* act = nullptr;   // [T·S,I]
-  std::byte* rows = nullptr;  // [T·S,H], unless there is never more than one token
+  std::uint64_t* choices = nullptr;  // [S], of one token
+  std::byte* act = nullptr;          // [T·S,I]
+  std::byte* rows = nullptr;         // [T·S,H], unless there is never more than one token
 };
 
 template <class Memory>
@@ -64,6 +65,7 @@ Buffers carve(Memory& memory, const Problem& problem) {
   b.routing.slots = memory.template take<std::int32_t>(slots);
   b.routing.active = memory.template take<ActiveExpert>(
       std::min(shape.routed_rows(), shape.experts) + with_shared.experts - shape.experts);
+  b.choices = memory.template take<std::uint64_t>(with_shared.top_k);
   b.act = memory.template take<std::byte>(slots * act_stride(shape) * 2);
   if (!is_one_token(problem, shape.tokens)) {
     b.rows = memory.template take<std::byte>(slots * shape.hidden * 2);
@@ -217,9 +219,7 @@ class Streaming final : public CudaLevel {
                            .top_k = shape.top_k,
                            .logits = b.routing.logits,
                            .switch_logit = b.routing.switch_logits,
-                           .topk_idx = b.routing.topk_idx,
-                           .topk_weights = b.routing.topk_weights,
-                           .arrivals = b.routing.arrivals,
+                           .choices = b.choices,
                            .act = b.act,
                            .act_stride = act_stride(shape),
                            .block = block_};
@@ -227,8 +227,7 @@ class Streaming final : public CudaLevel {
     const std::int64_t slots = slots_of_token();
     const std::int64_t logits =
         (block_.given ? 0 : shape.experts) + (problem_.shared_switch ? 1 : 0);
-    const auto written =
-        static_cast<std::uint64_t>(logits + (block_.plain ? 0 : 2 * slots)) * sizeof(float);
+    const auto written = static_cast<std::uint64_t>(logits) * sizeof(float);
     context.record("token_router", written,
                    [&] { return fmt::format("n={} k={}", logits, shape.hidden); });
     token_gate_up(layer, x.data, config, stream());

@@ -11,14 +11,14 @@
 namespace moe::cuda {
 namespace {
 
-/// What the kernels know of a call.
+/// What the products of a plain layer know of a call.
 struct Work {
-  const Bf16* router;
   const Bf16* gate;
   const Bf16* up;
   const Bf16* down;
   const Bf16* x;
-  float* logits;
+  const float* logits;
+  std::uint64_t* choices;
   Bf16* act;
   Bf16* y;
   int hidden, intermediate, experts, top_k;
@@ -26,32 +26,34 @@ struct Work {
   int parts;
 };
 
-/// The token's experts and their weights, as each block finds them for itself.
-struct Choices {
-  ActiveExpert active[kMostTokenSlots];
-  std::int32_t slots[kMostTokenSlots];
-  std::int32_t topk_idx[kMostTokenSlots];
-  float topk_weights[kMostTokenSlots];
-  Candidates candidates;
+/// The router's, of any layer.
+struct RouterWork {
+  const Bf16* router;
+  const Bf16* shared_switch;
+  const float* biases;
+  const Bf16* x;
+  float* logits;
+  float* switch_logit;
+  std::uint64_t* choices;
+  int hidden;
+  int experts;  // none of given routes
+  int slots;
 };
-template <int kPerLane>
-__device__ __forceinline__ void choose(const Work& work, Choices& choices) {
-  if (threadIdx.x < kWarpSize) {
-    choose_for_token<kPerLane>(
-        work.logits, work.experts, work.top_k, choices.candidates,
-        {choices.topk_idx, choices.topk_weights, choices.slots, choices.active});
-  }
-  __syncthreads();
-}
 
-/// A block: one expert.
-template <bool kAligned>
-__global__ void __launch_bounds__(kThreads) token_router_kernel(const Work work) {
+/// A block: one expert, or behind them the shared one's switch. Of given routes without a switch there is
+/// one block, which has nothing to multiply.
+template <bool kPlain, bool kAligned>
+__global__ void __launch_bounds__(kThreads) token_router_kernel(const RouterWork work) {
   __shared__ float sums_of_warps[kWarps];
   const int thread = static_cast<int>(threadIdx.x);
   const int lane = thread % kWarpSize;
   const int warp = thread / kWarpSize;
-  const Bf16* const row = work.router + static_cast<std::int64_t>(blockIdx.x) * work.hidden;
+  const auto expert = static_cast<int>(blockIdx.x);
+  const bool is_switch = !kPlain && expert >= work.experts;
+  const Bf16* const row = is_switch ? work.shared_switch
+                                    : work.router + static_cast<std::int64_t>(expert) * work.hidden;
+  const int length = !kPlain && row == nullptr ? 0 : work.hidden;
+  const bool biased = !kPlain && work.biases != nullptr && !is_switch && thread == 0;
   constexpr int kVectors = 4;
   constexpr int kStep = kThreads * kElements;
   float sums[2] = {};
@@ -59,39 +61,50 @@ __global__ void __launch_bounds__(kThreads) token_router_kernel(const Work work)
   const auto load = [&](int from) {
 #pragma unroll
     for (int v = 0; v < kVectors; ++v) {
-      weights[v] = load_weights<kAligned>(row, from + v * kStep + thread * kElements, work.hidden);
+      weights[v] = load_weights<kAligned>(row, from + v * kStep + thread * kElements, length);
     }
   };
   load(0);
+  float logit = biased ? __ldg(work.biases + expert) : 0.0F;
   wait_for_previous_kernel();
   allow_next_kernel();
-  for (int from = 0; from < work.hidden; from += kVectors * kStep) {
+  for (int from = 0; from < length; from += kVectors * kStep) {
     if (from > 0) load(from);
 #pragma unroll
     for (int v = 0; v < kVectors; ++v) {
       const int at = from + v * kStep + thread * kElements;
-      add_products(weights[v], load_token<kAligned>(work.x, at, work.hidden), sums);
+      add_products(weights[v], load_token<kAligned>(work.x, at, length), sums);
     }
   }
   const float sum = warp_sum(sums[0] + sums[1]);
   if (lane == 0) sums_of_warps[warp] = sum;
   __syncthreads();
-  if (thread > 0) return;
-  float logit = 0;
+  if (expert == 0 && thread < work.slots) work.choices[thread] = 0;
+  if (thread > 0 || length == 0) return;
 #pragma unroll
   for (int w = 0; w < kWarps; ++w) logit += sums_of_warps[w];
-  work.logits[blockIdx.x] = logit;
+  *(is_switch ? work.switch_logit : work.logits + expert) = logit;
 }
 
 /// A warp: features in turn, a row of gate and one of up each.
 template <int kPerLane, bool kAligned>
 __global__ void __launch_bounds__(kThreads, kGateUpBlocks) token_gate_up_kernel(const Work work) {
-  __shared__ Choices choices;
-  wait_for_previous_kernel();
-  allow_next_kernel();
-  choose<kPerLane>(work, choices);
+  __shared__ Candidates candidates;
+  __shared__ TokenChoices choices;
   const int lane = static_cast<int>(threadIdx.x) % kWarpSize;
   const int warp = static_cast<int>(threadIdx.x) / kWarpSize;
+  wait_for_previous_kernel();
+  allow_next_kernel();
+  if (warp == 0) {
+    float logits[kPerLane];
+    load_logits(work.logits, lane, work.experts, logits);
+    softmax_top_k_of_row(logits, lane, work.experts, work.top_k, candidates,
+                         PlainChoice{choices.experts, choices.weights});
+  }
+  __syncthreads();
+  if (warp == 0 && blockIdx.x == gridDim.x - 1) {
+    publish_choices(choices, lane, work.top_k, work.choices);
+  }
   const int warps = static_cast<int>(gridDim.x) * kWarps;
   const int features = work.top_k * work.intermediate;
   constexpr int kStep = kWarpSize * kElements;
@@ -99,7 +112,7 @@ __global__ void __launch_bounds__(kThreads, kGateUpBlocks) token_gate_up_kernel(
     const int slot = n / work.intermediate;
     const int feature = n - slot * work.intermediate;
     const std::int64_t at =
-        (static_cast<std::int64_t>(choices.active[slot].expert) * work.intermediate + feature) *
+        (static_cast<std::int64_t>(choices.experts[slot]) * work.intermediate + feature) *
         work.hidden;
     float gate_sums[2] = {};
     float up_sums[2] = {};
@@ -129,12 +142,12 @@ __global__ void __launch_bounds__(kThreads, kGateUpBlocks) token_gate_up_kernel(
 
 /// A block: kRows features at a time, of all slots; its warps take (slot, part of I) in turn and leave
 /// products in shared memory, to be added up in the order of slots.
-template <int kPerLane, int kRows, bool kAligned>
+template <int kRows, bool kAligned>
 __global__ void __launch_bounds__(kThreads, kDownBlocks) token_down_kernel(const Work work) {
   constexpr int kVectors = kDownVectors / kRows;
-  __shared__ Choices choices;
+  __shared__ TokenChoices choices;
   __shared__ float products[2][kMostTokenSlots][kRows];
-  choose<kPerLane>(work, choices);  // the first product has waited for the logits
+  await_choices(work.choices, work.top_k, choices);
   const int thread = static_cast<int>(threadIdx.x);
   const int lane = thread % kWarpSize;
   const int warp = thread / kWarpSize;
@@ -152,8 +165,7 @@ __global__ void __launch_bounds__(kThreads, kDownBlocks) token_down_kernel(const
   const auto load = [&](int first_row, int unit, int from) {
     const Bf16* const rows =
         work.down +
-        (static_cast<std::int64_t>(choices.active[unit / work.parts].expert) * work.hidden +
-         first_row) *
+        (static_cast<std::int64_t>(choices.experts[unit / work.parts]) * work.hidden + first_row) *
             work.intermediate;
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
@@ -203,7 +215,7 @@ __global__ void __launch_bounds__(kThreads, kDownBlocks) token_down_kernel(const
       for (int part = 0; part < work.parts; ++part) {
         product += products[buffer][slot * work.parts + part][thread];
       }
-      total = fmaf(choices.topk_weights[slot], product, total);
+      total = fmaf(choices.weights[slot], product, total);
     }
     work.y[row + thread] = from_float<Bf16>(total);
   }
@@ -218,11 +230,11 @@ Work work_of(const TokenLayer& layer) {
   MOE_INTERNAL_CHECK(layer.top_k <= kMostTokenSlots, "top_k={} must be at most {}", layer.top_k,
                      kMostTokenSlots);
   Work work{};
-  work.router = static_cast<const Bf16*>(layer.router);
   work.gate = static_cast<const Bf16*>(layer.gate);
   work.up = static_cast<const Bf16*>(layer.up);
   work.down = static_cast<const Bf16*>(layer.down);
   work.logits = layer.logits;
+  work.choices = layer.choices;
   work.act = static_cast<Bf16*>(layer.act);
   work.hidden = static_cast<int>(layer.hidden);
   work.intermediate = static_cast<int>(layer.intermediate);
@@ -230,18 +242,6 @@ Work work_of(const TokenLayer& layer) {
   work.top_k = static_cast<int>(layer.top_k);
   work.act_stride = static_cast<int>(layer.act_stride);
   return work;
-}
-
-/// body.operator()<kPerLane, kAligned>().
-template <class Body>
-void with_experts(std::int64_t experts, bool aligned, Body&& body) {
-  with_stream_registers_for(experts, [&]<int kPerLane>() {
-    if (aligned) {
-      body.template operator()<kPerLane, true>();
-    } else {
-      body.template operator()<kPerLane, false>();
-    }
-  });
 }
 
 }  // namespace
@@ -262,11 +262,13 @@ TokenConfig choose_token_config(const Problem& problem, int multiprocessors) {
   };
   const Shape& shape = problem.shape;
   TokenConfig config;
-  const std::int64_t features = shape.top_k * shape.intermediate + problem.shared_intermediate;
+  // Those of a shared expert are divided among all blocks.
+  const std::int64_t routed = shape.top_k * shape.intermediate;
   config.gate_up_blocks =
-      grid(blocks_of(gate_up_items(features, problem.activation.gated()), kWarps), kGateUpBlocks);
+      grid(blocks_of(gate_up_items(routed, problem.activation.gated()), kWarps), kGateUpBlocks);
   // As many rows as fit the registers beside each other, all that a warp has of each.
   std::int64_t of_lane = 0;
+  std::int64_t most_of_two = kDownVectors / 2;
   if (StreamBlock::is_plain(problem)) {
     config.parts = static_cast<int>(std::max<std::int64_t>(1, kWarps / shape.top_k));
     of_lane =
@@ -274,8 +276,9 @@ TokenConfig choose_token_config(const Problem& problem, int multiprocessors) {
   } else {
     of_lane = blocks_of(
         with_shared_slots(problem).top_k * blocks_of(shape.intermediate, kUnitElements), kWarps);
+    most_of_two = kMostUnitsOfTwoRows;
   }
-  config.rows = of_lane <= kDownVectors / 4 ? 4 : of_lane <= kDownVectors / 2 ? 2 : 1;
+  config.rows = of_lane <= kDownVectors / 4 ? 4 : of_lane <= most_of_two ? 2 : 1;
   config.down_blocks = grid(blocks_of(shape.hidden, config.rows), kDownBlocks);
   return config;
 }
@@ -289,16 +292,29 @@ std::string to_string(const TokenConfig& config) {
 }
 
 void token_router(const TokenLayer& layer, const void* x, cudaStream_t stream) {
-  if (!layer.block.plain) {
-    token_block_router(layer, x, stream);
-    return;
+  const StreamBlock& block = layer.block;
+  const RouterWork work{.router = static_cast<const Bf16*>(layer.router),
+                        .shared_switch = static_cast<const Bf16*>(block.shared_switch),
+                        .biases = block.router_bias,
+                        .x = static_cast<const Bf16*>(x),
+                        .logits = layer.logits,
+                        .switch_logit = layer.switch_logit,
+                        .choices = layer.choices,
+                        .hidden = static_cast<int>(layer.hidden),
+                        .experts = block.given ? 0 : static_cast<int>(layer.experts),
+                        .slots = static_cast<int>(layer.top_k) + block.parts};
+  const int rows = work.experts + (block.shared_switch == nullptr ? 0 : 1);
+  const bool aligned = in_widest_vectors(layer.hidden * 2, {layer.router, x, block.shared_switch});
+  const auto launch = [&](void (*kernel)(RouterWork)) {
+    launch_overlapping("token_router_kernel", kernel,
+                       dim3(static_cast<unsigned>(std::max(1, rows))), dim3(kThreads), 0, stream,
+                       work);
+  };
+  if (block.plain) {
+    launch(aligned ? token_router_kernel<true, true> : token_router_kernel<true, false>);
+  } else {
+    launch(aligned ? token_router_kernel<false, true> : token_router_kernel<false, false>);
   }
-  Work work = work_of(layer);
-  work.x = static_cast<const Bf16*>(x);
-  const bool aligned = in_widest_vectors(layer.hidden * 2, {layer.router, x});
-  const auto kernel = aligned ? token_router_kernel<true> : token_router_kernel<false>;
-  launch_overlapping("token_router_kernel", kernel, dim3(static_cast<unsigned>(layer.experts)),
-                     dim3(kThreads), 0, stream, work);
 }
 
 void token_gate_up(const TokenLayer& layer, const void* x, const TokenConfig& config,
@@ -310,10 +326,11 @@ void token_gate_up(const TokenLayer& layer, const void* x, const TokenConfig& co
   Work work = work_of(layer);
   work.x = static_cast<const Bf16*>(x);
   const bool aligned = in_widest_vectors(layer.hidden * 2, {layer.gate, layer.up, x});
-  with_experts(layer.experts, aligned, [&]<int kPerLane, bool kAligned>() {
-    launch_overlapping("token_gate_up_kernel", token_gate_up_kernel<kPerLane, kAligned>,
-                       dim3(static_cast<unsigned>(config.gate_up_blocks)), dim3(kThreads), 0,
-                       stream, work);
+  with_stream_registers_for(layer.experts, [&]<int kPerLane>() {
+    launch_overlapping(
+        "token_gate_up_kernel",
+        aligned ? token_gate_up_kernel<kPerLane, true> : token_gate_up_kernel<kPerLane, false>,
+        dim3(static_cast<unsigned>(config.gate_up_blocks)), dim3(kThreads), 0, stream, work);
   });
 }
 
@@ -329,21 +346,20 @@ void token_down(const TokenLayer& layer, void* y, const TokenConfig& config, cud
                      "top_k={} in {} parts", layer.top_k, config.parts);
   const bool aligned = in_widest_vectors(layer.intermediate * 2, {layer.down, layer.act}) &&
                        layer.act_stride % kElements == 0;
-  with_experts(layer.experts, aligned, [&]<int kPerLane, bool kAligned>() {
-    const auto launch = [&](void (*kernel)(Work)) {
-      launch_overlapping("token_down_kernel", kernel,
-                         dim3(static_cast<unsigned>(config.down_blocks)), dim3(kThreads), 0, stream,
-                         work);
-    };
-    if (config.rows == 1) {
-      launch(token_down_kernel<kPerLane, 1, kAligned>);
-    } else if (config.rows == 2) {
-      launch(token_down_kernel<kPerLane, 2, kAligned>);
-    } else {
-      MOE_INTERNAL_CHECK(config.rows == 4, "no kernel for {} rows", config.rows);
-      launch(token_down_kernel<kPerLane, 4, kAligned>);
-    }
-  });
+  const auto of_rows = [&]<int kRows>() {
+    launch_overlapping("token_down_kernel",
+                       aligned ? token_down_kernel<kRows, true> : token_down_kernel<kRows, false>,
+                       dim3(static_cast<unsigned>(config.down_blocks)), dim3(kThreads), 0, stream,
+                       work);
+  };
+  if (config.rows == 1) {
+    of_rows.template operator()<1>();
+  } else if (config.rows == 2) {
+    of_rows.template operator()<2>();
+  } else {
+    MOE_INTERNAL_CHECK(config.rows == 4, "no kernel for {} rows", config.rows);
+    of_rows.template operator()<4>();
+  }
 }
 
 }  // namespace moe::cuda

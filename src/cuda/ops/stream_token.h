@@ -45,21 +45,20 @@ struct TokenLayer {
   std::int64_t top_k = 0;
   float* logits = nullptr;           ///< [E], 16-byte aligned
   float* switch_logit = nullptr;     ///< of StreamBlock::shared_switch
-  std::int32_t* topk_idx = nullptr;  ///< [S] of blocks that are not plain, like the two below
-  float* topk_weights = nullptr;     ///< [S]
-  unsigned* arrivals = nullptr;      ///< 0 before the first call and after every call
+  std::uint64_t* choices = nullptr;  ///< [S] from the first product to the second
   void* act = nullptr;               ///< [S, act_stride] by slot
   std::int64_t act_stride = 0;       ///< elements
   StreamBlock block = {};
 };
 
 // The three follow each other directly on a stream: the last starts to read weights before the one
-// before it is complete, from the logits of the first. Weights are read around L1 where rows and addresses
+// before it is complete. Weights are read around L1 where rows and addresses
 // are multiples of 16 bytes, element by element elsewhere. Sums have one order, given by the sizes.
 
-/// logits[e] = router_e · x, in fp32; of a block that is not plain also the token's choices.
+/// logits[e] = router_e · x, in fp32, and the shared expert's switch; nothing of given routes.
 void token_router(const TokenLayer& layer, const void* x, cudaStream_t stream);
-/// act[s,:] = silu(gate_e · x) · (up_e · x), or what the block has instead, of the s-th expert e.
+/// act[s,:] = silu(gate_e · x) · (up_e · x), or what the block has instead, of the s-th expert e that the
+/// logits choose.
 void token_gate_up(const TokenLayer& layer, const void* x, const TokenConfig& config,
                    cudaStream_t stream);
 /// y = sum over s, in order, of weight s · (down_e · act[s,:] and its bias).

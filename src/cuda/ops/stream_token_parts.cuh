@@ -13,8 +13,7 @@
 
 namespace moe::cuda {
 
-/// The three kernels of stream_token.h where the layer is not plain.
-void token_block_router(const TokenLayer& layer, const void* x, cudaStream_t stream);
+/// The products of stream_token.h where the layer is not plain.
 void token_block_gate_up(const TokenLayer& layer, const void* x, const TokenConfig& config,
                          cudaStream_t stream);
 void token_block_down(const TokenLayer& layer, void* y, const TokenConfig& config,
@@ -23,6 +22,9 @@ void token_block_down(const TokenLayer& layer, void* y, const TokenConfig& confi
 /// Of a block that is not plain, warps take units of a row of down in turn: a vector a lane.
 inline constexpr std::int64_t kUnitElements = 256;
 inline constexpr std::int64_t kMostDownUnits = 512;
+/// Of a warp, for which two rows are in its registers at once: with eight routed experts of 2048 and a
+/// shared one it has nine.
+inline constexpr std::int64_t kMostUnitsOfTwoRows = 9;
 
 namespace {
 
@@ -77,6 +79,48 @@ __device__ __forceinline__ void add_products(const uint4& a, const uint4& b, flo
     sums[1] = fmaf(__uint_as_float(a_words[i] & 0xffff0000U),
                    __uint_as_float(b_words[i] & 0xffff0000U), sums[1]);
   }
+}
+
+/// The token's experts and their weights, in a block's shared memory. Expert -1: the slot is not used.
+struct TokenChoices {
+  std::int32_t experts[kMostTokenSlots];
+  float weights[kMostTokenSlots];
+};
+
+/// PTX ISA, st.relaxed and ld.relaxed: a word is written and read as a whole.
+__device__ __forceinline__ void store_word(std::uint64_t* to, std::uint64_t word) {
+  asm volatile("st.relaxed.gpu.global.u64 [%0], %1;" ::"l"(to), "l"(word) : "memory");
+}
+__device__ __forceinline__ std::uint64_t load_word(const std::uint64_t* from) {
+  std::uint64_t word;
+  asm volatile("ld.relaxed.gpu.global.u64 %0, [%1];" : "=l"(word) : "l"(from) : "memory");
+  return word;
+}
+
+/// A slot's expert and weight for the kernel behind this one, which may read it at any time: it is one
+/// word, and 0 until it is known. By one warp.
+__device__ __forceinline__ void publish_choices(const TokenChoices& choices, int lane, int slots,
+                                                std::uint64_t* words) {
+  for (int slot = lane; slot < slots; slot += kWarpSize) {
+    const auto expert = static_cast<std::uint64_t>(choices.experts[slot] + 2);
+    store_word(words + slot, expert << 32 | __float_as_uint(choices.weights[slot]));
+  }
+}
+/// What the kernel before publishes, by all threads of a block: at once where it is there, else when that
+/// kernel is complete.
+__device__ __forceinline__ void await_choices(const std::uint64_t* words, int slots,
+                                              TokenChoices& choices) {
+  const auto slot = static_cast<int>(threadIdx.x);
+  std::uint64_t word = slot < slots ? load_word(words + slot) : 1;
+  if (__syncthreads_or(word == 0 ? 1 : 0) != 0) {
+    wait_for_previous_kernel();
+    if (slot < slots) word = load_word(words + slot);
+  }
+  if (slot < slots) {
+    choices.experts[slot] = static_cast<std::int32_t>(word >> 32) - 2;
+    choices.weights[slot] = __uint_as_float(static_cast<unsigned>(word));
+  }
+  __syncthreads();
 }
 
 /// Rows of gate and up that warps take one after the other: a pair each, without a gate of two features.

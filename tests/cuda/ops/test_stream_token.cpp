@@ -11,6 +11,7 @@
 #include "core/rng.h"
 #include "core/scalar.h"
 #include "cuda/device_test.h"
+#include "cuda/late_copy.h"
 
 namespace moe::cuda {
 namespace {
@@ -76,6 +77,7 @@ class CudaStreamToken : public CudaTest {
                    << "H=" << hidden << " I=" << intermediate << " E=" << experts << " K=" << top_k
                    << " offset " << misaligned << ": " << to_string(config));
       const DeviceArray<float> logits(device(), experts);
+      const DeviceArray<std::uint64_t> choices(device(), top_k);
       const DeviceArray<BFloat16> act(device(), top_k * stride);
       const DeviceArray<BFloat16> y(device(), hidden, misaligned);
       const TokenLayer layer{.router = given_router.data(),
@@ -87,6 +89,7 @@ class CudaStreamToken : public CudaTest {
                              .experts = experts,
                              .top_k = top_k,
                              .logits = logits.data(),
+                             .choices = choices.data(),
                              .act = act.data(),
                              .act_stride = stride};
       for (int call = 0; call < 2; ++call) {  // the second overlaps the first
@@ -127,7 +130,8 @@ class CudaStreamToken : public CudaTest {
         expect_near(to_float(got_y[static_cast<std::size_t>(h)]), want, 0x1p-7, 1e-4,
                     [&] { return fmt::format("y, {}", h); });
       }
-      EXPECT_TRUE(logits.intact() && act.intact() && y.intact() && given_x.intact());
+      EXPECT_TRUE(logits.intact() && choices.intact() && act.intact() && y.intact() &&
+                  given_x.intact());
       if (HasFailure()) return;
     }
   }
@@ -208,6 +212,60 @@ TEST_F(CudaStreamToken, NanIsNan) {
   check({96, 40, 12, 3}, x);
 }
 
+TEST_F(CudaStreamToken, TheSecondProductAwaitsChoicesThatAreNotThereYet) {
+  const std::int64_t hidden = 264;
+  const std::int64_t intermediate = 192;
+  const std::int64_t experts = 20;
+  const std::int64_t top_k = 5;
+  const std::int64_t matrix = hidden * intermediate;
+  const double scale = 1 / std::sqrt(static_cast<double>(hidden));
+  const DeviceArray<BFloat16> x(device(), normal(hidden, 0, 1));
+  const DeviceArray<BFloat16> router(device(), normal(experts * hidden, 1, 3 * scale));
+  const DeviceArray<BFloat16> gate(device(), normal(experts * matrix, 2, scale));
+  const DeviceArray<BFloat16> up(device(), normal(experts * matrix, 3, scale));
+  const DeviceArray<BFloat16> down(device(), normal(experts * matrix, 4, 0.3));
+  const DeviceArray<float> logits(device(), experts);
+  const DeviceArray<BFloat16> y(device(), hidden);
+  // Choices, and act behind them.
+  const std::int64_t act_at = top_k + top_k % 2;
+  const DeviceArray<std::uint64_t> handed_on(device(), act_at + top_k * intermediate / 4);
+  TokenLayer layer{.router = router.data(),
+                   .gate = gate.data(),
+                   .up = up.data(),
+                   .down = down.data(),
+                   .hidden = hidden,
+                   .intermediate = intermediate,
+                   .experts = experts,
+                   .top_k = top_k,
+                   .logits = logits.data(),
+                   .choices = handed_on.data(),
+                   .act = handed_on.data() + act_at,
+                   .act_stride = intermediate};
+  Problem problem{.shape = {1, hidden, intermediate, experts, top_k}};
+  const std::size_t y_bytes = static_cast<std::size_t>(hidden) * sizeof(BFloat16);
+  for (const bool plain : {true, false}) {
+    SCOPED_TRACE(plain ? "plain" : "block");
+    layer.block.plain = plain;
+    problem.router.renormalise = plain;
+    const TokenConfig config = choose_token_config(problem, 100);
+    token_router(layer, x.data(), stream());
+    token_gate_up(layer, x.data(), config, stream());
+    token_down(layer, y.data(), config, stream());
+    const std::vector<BFloat16> in_time = y.download();
+    const std::vector<std::uint64_t> image = handed_on.download();
+    const DeviceArray<std::uint64_t> saved(device(), image);
+    MOE_CUDA_CHECK(cudaMemsetAsync(handed_on.data(), 0, image.size() * 8, stream()));
+    MOE_CUDA_CHECK(cudaMemsetAsync(y.data(), 0, y_bytes, stream()));
+    copy_late(handed_on.data(), saved.data(), image.size() * 2, stream());
+    token_down(layer, y.data(), config, stream());
+    const std::vector<BFloat16> late = y.download();
+    for (std::size_t h = 0; h < late.size(); ++h) {
+      ASSERT_EQ(to_float(late[h]), to_float(in_time[h])) << h;
+      ASSERT_NE(to_float(late[h]), 0) << h;
+    }
+  }
+}
+
 TEST(TokenConfigs, FillTheDeviceInWholeRounds) {
   const TokenConfig few = choose_token_config({{1, 64, 16, 8, 2}}, 100);
   EXPECT_EQ(few.gate_up_blocks, 4) << "32 features, eight warps a block";
@@ -222,6 +280,13 @@ TEST(TokenConfigs, FillTheDeviceInWholeRounds) {
   EXPECT_EQ(choose_token_config({{1, 2048, 768, 128, 8}}, 100).rows, 4);
   EXPECT_EQ(choose_token_config({{1, 2880, 2880, 128, 4}}, 100).rows, 2);
   EXPECT_EQ(choose_token_config({{1, 64, 64, 64, 22}}, 100).parts, 1);
+  // A shared expert's features are divided among the blocks of the routed ones'.
+  Problem shared{{1, 7168, 2048, 256, 8}};
+  shared.shared_intermediate = 2048;
+  const TokenConfig nine = choose_token_config(shared, 132);
+  EXPECT_EQ(nine.gate_up_blocks, 512) << "four rounds of 2048 blocks";
+  EXPECT_EQ(nine.parts, 0);
+  EXPECT_EQ(nine.rows, 2) << "72 units are nine a warp";
 }
 
 }  // namespace

@@ -41,10 +41,15 @@ __device__ __forceinline__ void mbarrier_arrive(std::uint32_t barrier) {
 /// PTX ISA, mbarrier.arrive on a barrier of any block of the cluster (cluster_address).
 /// NOTE: the default scope. With .release.cluster here and .acquire.cluster in the wait the main
 /// loop took 37 % longer. What the arrival orders is that a stage was read (by wgmmas that have been
-/// waited for, through the asynchronous proxy) before a copy overwrites it; no data written by
-/// ordinary stores passes this barrier.
+/// waited for, through the asynchronous proxy) before a copy overwrites it; no data read or written by
+/// ordinary instructions passes this barrier.
 __device__ __forceinline__ void mbarrier_arrive_cluster(std::uint32_t barrier) {
   asm volatile("mbarrier.arrive.shared::cluster.b64 _, [%0];" ::"r"(barrier) : "memory");
+}
+/// The same with .release.cluster: where ordinary loads came before what another block writes next.
+__device__ __forceinline__ void mbarrier_arrive_release_cluster(std::uint32_t barrier) {
+  asm volatile("mbarrier.arrive.release.cluster.shared::cluster.b64 _, [%0];" ::"r"(barrier)
+               : "memory");
 }
 
 /// PTX ISA, mbarrier.try_wait: whether the phase of this parity has completed; the hardware may

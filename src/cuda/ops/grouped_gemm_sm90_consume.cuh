@@ -291,7 +291,9 @@ __device__ __forceinline__ void multiply_tile(const Work& work, const Shared<Con
   if (Config::kCooperative && me.holds) {
     if (me.warp == 0 && elect_lane()) bulk_wait_group_read<0>();
     __syncwarp();
-    release(previous == 0 ? Config::kStages - 1 : previous - 1);
+    // Rows of a partial unit were read from it by ordinary loads.
+    const int held = previous == 0 ? Config::kStages - 1 : previous - 1;
+    if (me.thread < Config::kCluster) mbarrier_arrive_release_cluster(release_to + held * 8);
   }
   me.at.advance();
   for (int k = 1; k < p.k_blocks; ++k) {

@@ -1,4 +1,4 @@
-// CUDA levels on the shapes of real models against their dense twin, one JSON object a line.
+// CUDA levels on the sizes of all presets against their dense twin, one JSON object a line.
 //   layer_shares [--samples N] [--levels A,B] [--tokens N,M] [--eager] [--kernels] [SHAPE...]
 // Weights and input are normal numbers made on the device, so that layers of tens of gigabytes are ready
 // in a second. The first and the last tokens of every output are compared with level 3 on the same
@@ -19,6 +19,7 @@
 #include <string>
 #include <vector>
 
+#include "cli/presets.h"
 #include "core/check.h"
 #include "cuda/backend.h"
 #include "cuda/check.h"
@@ -32,14 +33,26 @@ namespace moe::cuda {
 namespace {
 
 struct Model {
-  const char* name;
+  std::string name;
   std::int64_t hidden, intermediate, experts, top_k;
 };
-constexpr Model kModels[] = {
-    {"mixtral-8x7b", 4096, 14336, 8, 2}, {"qwen3-30b-a3b", 2048, 768, 128, 8},
-    {"olmoe-1b-7b", 2048, 1024, 64, 8},  {"gpt-oss-120b", 2880, 2880, 128, 4},
-    {"deepseek-v3", 7168, 2048, 256, 8}, {"lab", 1024, 2048, 8, 2},
-    {"off-block", 1000, 360, 12, 3}};
+
+/// The sizes of all presets, each once, and sizes that are off every tile. Blocks are left out: a plain layer.
+std::vector<Model> all_models() {
+  std::vector<Model> models;
+  for (const cli::Preset& preset : cli::list_presets()) {
+    const Shape& shape = preset.problem.shape;
+    const bool known = std::any_of(models.begin(), models.end(), [&](const Model& model) {
+      return model.hidden == shape.hidden && model.intermediate == shape.intermediate &&
+             model.experts == shape.experts && model.top_k == shape.top_k;
+    });
+    if (!known) {
+      models.push_back({preset.name, shape.hidden, shape.intermediate, shape.experts, shape.top_k});
+    }
+  }
+  models.push_back({"off-block", 1000, 360, 12, 3});
+  return models;
+}
 
 /// Two library GEMMs with the arithmetic of the layer and one expert's weights.
 struct DenseTwin {
@@ -224,8 +237,15 @@ void run(Arguments arguments) {
   options.levels = arguments.list("--levels", options.levels);
   options.eager = arguments.flag("--eager");
   options.kernels = arguments.flag("--kernels");
-  for_wanted_models(kModels, arguments.words(), [&](const Model& model) {
-    for (const std::int64_t count : options.tokens) time_model(model, count, options);
+  for_wanted_models(all_models(), arguments.words(), [&](const Model& model) {
+    for (const std::int64_t count : options.tokens) {
+      try {
+        time_model(model, count, options);
+      } catch (const Error& error) {  // weights that do not fit, say
+        fmt::print("{{\"shape\":\"{}\",\"tokens\":{},\"error\":\"{}\"}}\n", model.name, count,
+                   error.what());
+      }
+    }
   });
 }
 

@@ -160,6 +160,7 @@ __device__ __forceinline__ void load(const Shared<Config>& shared, const TokenMa
   const auto rank = static_cast<int>(cluster_rank());
   const std::size_t next_feature_block = static_cast<std::size_t>(p.k_blocks) * kBlockBytes;
   RingPosition<Config::kStages> at;
+  [[maybe_unused]] int stored_from = -1;  // the stage that the tile before leaves from
   for (int turn = 0;; ++turn) {
     const int slot = turn % 2;
     mbarrier_arrive_expect_bytes(shared.queued(slot), sizeof(Work));
@@ -183,7 +184,13 @@ __device__ __forceinline__ void load(const Shared<Config>& shared, const TokenMa
     const std::uint32_t bytes =
         Config::kWeightBytes + (Config::kRowThreads > 0 ? 0 : rows * Config::kRowBytes);
     for (int k = 0; k < p.k_blocks; ++k) {
-      mbarrier_wait(shared.empty(at.stage), at.parity ^ 1);
+      // Consumers, the neighbour's too, read the rows of a partial unit by ordinary loads from a stage that
+      // they stored from. With short reductions more than one such stage can be in the ring.
+      if (Config::kCooperative && (at.stage == stored_from || p.k_blocks < Config::kStages)) {
+        mbarrier_wait_cluster(shared.empty(at.stage), at.parity ^ 1);
+      } else {
+        mbarrier_wait(shared.empty(at.stage), at.parity ^ 1);
+      }
       const std::uint32_t full = shared.full(at.stage);
       const std::uint32_t stage = shared.stage(at.stage);
       mbarrier_arrive_expect_bytes(full, bytes);
@@ -213,6 +220,7 @@ __device__ __forceinline__ void load(const Shared<Config>& shared, const TokenMa
         }
       }
       weights += kBlockBytes;
+      if (k + 1 == p.k_blocks) stored_from = at.stage;
       at.advance();
     }
   }

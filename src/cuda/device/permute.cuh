@@ -80,6 +80,30 @@ __host__ __device__ constexpr int combine_slots(int top_k, bool widest) {
   return !widest ? 4 : top_k <= 2 ? 2 : top_k <= 4 ? 4 : 8;
 }
 
+/// Of loads that nothing repeats: what they bring leaves L2 first. PTX ISA, createpolicy.
+__device__ __forceinline__ std::uint64_t policy_of_last_use() {
+  std::uint64_t policy;
+  asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
+  return policy;
+}
+
+/// The vector at `from`, under policy_of_last_use(), so that rows that L2 still holds are not evicted for
+/// those that it has lost. PTX ISA, ld.global.nc with .L2::cache_hint.
+template <class Vector>
+__device__ __forceinline__ Vector load_last(const Vector* from,
+                                            [[maybe_unused]] std::uint64_t policy) {
+  if constexpr (sizeof(Vector) == 16) {
+    Vector vector;
+    asm volatile("ld.global.nc.L1::no_allocate.L2::cache_hint.v4.b32 {%0, %1, %2, %3}, [%4], %5;"
+                 : "=r"(vector.words[0]), "=r"(vector.words[1]), "=r"(vector.words[2]),
+                   "=r"(vector.words[3])
+                 : "l"(from), "l"(policy));
+    return vector;
+  } else {
+    return *from;
+  }
+}
+
 /// sum[i] += factor · values[i], 16 bytes a load where there are that many.
 template <int kWidth>
 __device__ __forceinline__ void add_scaled(float factor, const float* values,
@@ -139,6 +163,7 @@ __device__ __forceinline__ void combine_row(const Element* y_perm, const std::in
     }
   };
   look_up(0);
+  const std::uint64_t policy = policy_of_last_use();
   Vector* const out = reinterpret_cast<Vector*>(y);
   for (int base = segment * kUnroll * kWarpSize; base < vectors;
        base += segments * kUnroll * kWarpSize) {
@@ -152,7 +177,7 @@ __device__ __forceinline__ void combine_row(const Element* y_perm, const std::in
 #pragma unroll
         for (int u = 0; u < kUnroll; ++u) {
           const int at = base + u * kWarpSize + lane;
-          if (at < vectors) values[s][u] = rows[s][at];
+          if (at < vectors) values[s][u] = load_last(rows[s] + at, policy);
         }
       }
 #pragma unroll

@@ -7,10 +7,13 @@
 
 namespace moe {
 
+/// Which one. NOTE: without the name nvcc writes parentheses, of which g++ warns.
+using WeightMember = TensorView Weights::*;
+
 /// One tensor that a problem's weights consist of.
 struct WeightTensor {
   const char* name;
-  TensorView Weights::*view;
+  WeightMember view;
   TensorView expected;  // without data
 };
 /// All of them, in the order of Weights.

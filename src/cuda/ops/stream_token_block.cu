@@ -171,7 +171,7 @@ __global__ void __launch_bounds__(kThreads, kGateUpBlocks)
   const auto blocks = static_cast<int>(gridDim.x);
   const auto this_block = static_cast<int>(blockIdx.x);
   if (threadIdx.x == 0) {
-    mbarrier_init(shared_address(&chosen), 1);
+    mbarrier_init(shared_address(&chosen), kWarpSize);
     early_taken = 0;
   }
   __syncthreads();
@@ -193,8 +193,8 @@ __global__ void __launch_bounds__(kThreads, kGateUpBlocks)
       choices[0].experts[work.top_k + part] = work.experts + part;
       choices[0].weights[work.top_k + part] = shared_weight(block, work.switch_logit);
     }
-    __syncwarp();
-    if (lane == 0) mbarrier_arrive(shared_address(&chosen));
+    mbarrier_arrive(shared_address(&chosen));  // every lane for what it wrote itself
+    __syncwarp();                              // for publish_choices()
     if (this_block == blocks - 1) {
       publish_choices(choices[0], lane, work.top_k + block.parts, work.choices);
     }

@@ -10,7 +10,7 @@ budget=${MOE_BUDGET:-420}
 folder=$1
 shift
 wanted=" $* "
-mkdir -p "$folder/skew" "$folder/tune"
+mkdir -p "$folder/tune"
 failed=0
 
 bench() { # name, limit in seconds, arguments...
@@ -96,12 +96,8 @@ for preset in mixtral-8x7b qwen3-30b-a3b olmoe-1b-7b gpt-oss-120b deepseek-v3 la
   bench "recorded_${preset}_bf16" 40 "${queued[@]}" --launch graph \
     --preset "$preset" --plain --axis tokens=4096,16384
 done
-# What skewed routing costs, and what tuning is worth.
+# What tuning is worth; skewed routing is bench/skew_cost.cu's.
 for preset in qwen3-30b-a3b olmoe-1b-7b lab; do
-  for skew in uniform zipf:1; do
-    bench "skew/${preset}_${skew/:/}" 40 -t moe_journey:persistent --preset "$preset" --plain --axis tokens=4096,16384 \
-      --skew "$skew"
-  done
   tuned "${preset}_uniform" 180 --preset "$preset" --plain --axis tokens=64,512,4096,16384
 done
 exit $failed

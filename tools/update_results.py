@@ -18,8 +18,6 @@ Views:
     level NAME FOLDER      one level in every journey, sweep and decode file of a folder, sorted by file name
     myths FILE             the verdicts of -t moe_myths
     tune FOLDER            what tuning is worth, from the files of moe tune in a folder
-    skew FOLDER            a level under skewed and under uniform routing, from the files NAME_uniform.json and
-                           NAME_OTHER.json of a folder
     blocks FILE            what the blocks of real models cost beside the plain layer, from cpu_blocks
     routers FOLDER...      the CPU's routers by time and over the default one, from cpu_routers on several machines
     cuda_routers FILE      routers on a GPU, from cuda_timings routers
@@ -384,22 +382,6 @@ def tune(folder):
     return table(header, rows) if rows else f"(not measured yet: {folder})\n"
 
 
-def skew(folder):
-    lines = []
-    for path in json_files(folder, "*_uniform.json"):
-        even = {(row["tokens"], row["name"]): row for row in load(path)["rows"] if row["status"] == "ok"}
-        for other in json_files(folder, path.rsplit("/", 1)[1].replace("_uniform", "_*")):
-            for row in load(other)["rows"] if other != path else []:
-                base = even.get((row["tokens"], row["name"]))
-                if row["status"] != "ok" or base is None:
-                    continue
-                lines.append([f"[{load(other)['run']['preset']} {shape_text(row)}](/{other})", f"{row['max_over_mean']:.1f}",
-                              f"[{time_text(base['median_us'])}](/{path})", time_text(row["median_us"]),
-                              number(100 * (row["median_us"] / base["median_us"] - 1), "+.1f", " %")])
-    header = ["shape", "busiest expert over the mean", "uniform", "skewed", "change"]
-    return table(header, lines) if lines else f"(not measured yet: {folder})\n"
-
-
 def json_lines(path):
     with open(ROOT / path, encoding="utf-8") as file:
         return [json.loads(line) for line in file]
@@ -433,7 +415,7 @@ def machine(path):
     return table(["what", "value"], [[key, about[key]] for key in about if not isinstance(about[key], (dict, list))])
 
 
-VIEWS = {"journey": journey, "twins": twins, "scale": scale, "launches": launches, "repeated": repeated, "decode": decode, "gains": gains, "kernels": kernels, "level": level, "myths": myths, "tune": tune, "skew": skew, "blocks": blocks, "routers": routers, "cuda_routers": cuda_routers, "block_cost": block_cost, "skew_cost": skew_cost, "machine": machine}
+VIEWS = {"journey": journey, "twins": twins, "scale": scale, "launches": launches, "repeated": repeated, "decode": decode, "gains": gains, "kernels": kernels, "level": level, "myths": myths, "tune": tune, "blocks": blocks, "routers": routers, "cuda_routers": cuda_routers, "block_cost": block_cost, "skew_cost": skew_cost, "machine": machine}
 
 
 def missing(arguments):

@@ -23,6 +23,8 @@ Views:
     cuda_routers FILE      routers on a GPU, from cuda_timings routers
     block_cost FILE        what the blocks of real models cost level 8 on a GPU, from block_cost
     skew_cost FILE         what skewed routing costs level 8, from skew_cost
+    stream_blocks FILE ONE_TOKEN_FILE
+                           what the blocks of real models cost level 9, from stream_parts
     machine FILE           the machine and the ceilings of a file
 
 A single figure stands within a sentence:
@@ -409,13 +411,40 @@ def skew_cost(path):
     return f"[{path}](/{path})\n\n" + table(header, rows)
 
 
+def stream_blocks(path, token_path):
+    """Of one token the rows kept and those before, of more tokens the rows of `path`."""
+    def mean(rows, field):
+        return sum(row[field] for row in rows) / len(rows)
+
+    def cell(rows):
+        if not rows:
+            return "–"
+        return f"{mean(rows, 'all_us'):.1f} us ({percent(mean(rows, 'floor_us') / mean(rows, 'all_us'))})"
+
+    one = [row for row in json_lines(token_path) if row.get("tokens") == 1]
+    kept = [row for row in one if row["variant"].endswith("(kept)")]
+    before = [row for row in one if row["variant"] == "before"]
+    more = [row for row in json_lines(path) if row.get("tokens", 1) > 1 and "all_us" in row]
+    lines = []
+    for preset in dict.fromkeys(row["preset"].removesuffix("+block") for row in kept if row["preset"].endswith("+block")):
+        for tokens in [1] + sorted({row["tokens"] for row in more}):
+            def of(rows, name):
+                return cell([row for row in rows if row["preset"] == name and row["tokens"] == tokens])
+            rows = kept if tokens == 1 else more
+            if of(rows, preset + "+block") != "–":
+                lines.append([preset, tokens, of(rows, preset), of(rows, preset + "+block"),
+                              of(before, preset + "+block") if tokens == 1 else "–"])
+    header = ["sizes of", "tokens", "plain layer (share of its floor)", "with the model's block", "the same before"]
+    return f"[{token_path}](/{token_path}), [{path}](/{path})\n\n" + table(header, lines)
+
+
 def machine(path):
     result = load(path)
     about = {**result["machine"], **(result.get("device") or {}), **result["ceilings"]}
     return table(["what", "value"], [[key, about[key]] for key in about if not isinstance(about[key], (dict, list))])
 
 
-VIEWS = {"journey": journey, "twins": twins, "scale": scale, "launches": launches, "repeated": repeated, "decode": decode, "gains": gains, "kernels": kernels, "level": level, "myths": myths, "tune": tune, "blocks": blocks, "routers": routers, "cuda_routers": cuda_routers, "block_cost": block_cost, "skew_cost": skew_cost, "machine": machine}
+VIEWS = {"journey": journey, "twins": twins, "scale": scale, "launches": launches, "repeated": repeated, "decode": decode, "gains": gains, "kernels": kernels, "level": level, "myths": myths, "tune": tune, "blocks": blocks, "routers": routers, "cuda_routers": cuda_routers, "block_cost": block_cost, "skew_cost": skew_cost, "stream_blocks": stream_blocks, "machine": machine}
 
 
 def missing(arguments):

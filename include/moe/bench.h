@@ -245,7 +245,10 @@ struct BenchResult {
   std::vector<NoiseFloor> noise;
   std::vector<BenchRow> rows;  ///< by problem, then level; only decided ones
   double seconds = 0;
-  std::optional<double> steal_fraction;  ///< of this machine's processor time, taken by the host
+  /// Of the time of the processors this process may run on, while it measured: taken by the host of a
+  /// virtual machine, and by other programs.
+  std::optional<double> steal_fraction;
+  std::optional<double> others_fraction;
 };
 
 /// A bench that another thread can watch and stop.

@@ -3,20 +3,18 @@
 #include "moe/bench.h"
 
 #include <algorithm>
-#include <array>
 #include <atomic>
 #include <chrono>
 #include <cmath>
-#include <fstream>
 #include <functional>
 #include <mutex>
-#include <numeric>
 #include <tuple>
 #include <utility>
 
 #include "bench/level_run.h"
 #include "bench/point.h"
 #include "bench/probes.h"
+#include "bench/processor_time.h"
 #include "bench/series.h"
 #include "core/check.h"
 #include "core/isa.h"
@@ -38,21 +36,6 @@ constexpr int kFewestProbes = 5;
 constexpr int kMostProbes = 20;
 /// Part of the available memory that levels alive at the same time may take.
 constexpr double kUsableMemory = 0.9;
-
-struct ProcessorTimes {
-  double total = 0;
-  double steal = 0;
-};
-/// The first line of /proc/stat: user nice system idle iowait irq softirq steal (proc(5)).
-std::optional<ProcessorTimes> processor_times() {
-  std::ifstream file("/proc/stat");
-  std::string name;
-  std::array<double, 8> times{};
-  file >> name;
-  for (double& time : times) file >> time;
-  if (!file || name != "cpu") return std::nullopt;
-  return ProcessorTimes{std::accumulate(times.begin(), times.end(), 0.0), times[7]};
-}
 
 /// What a level takes from the others that are alive with it: nothing when it cannot run, because
 /// create() then refuses, with the reason that its row gives.
@@ -131,7 +114,7 @@ struct BenchRun::State {
   std::vector<Point> points;
   bool complete = false;
   double seconds = 0;
-  std::optional<double> steal_fraction;
+  std::optional<ProcessorShares> processors;
   std::optional<DeviceInfo> device_info;
   Clock::time_point started;
   LevelState* in_progress = nullptr;
@@ -431,7 +414,7 @@ void BenchRun::State::run() {
     complete = true;
     return;
   }
-  const std::optional<ProcessorTimes> before = processor_times();
+  const std::optional<ProcessorTime> before = processor_time();
   {
     std::unique_ptr<CeilingProbes> ready = instrument->make_probes();
     const std::lock_guard lock(mutex);
@@ -442,13 +425,11 @@ void BenchRun::State::run() {
     if (stopping) break;
     run_point(point);
   }
-  const std::optional<ProcessorTimes> after = processor_times();
+  const std::optional<ProcessorTime> after = processor_time();
   const std::lock_guard lock(mutex);
   in_progress = nullptr;
   seconds = seconds_since(started);
-  if (before && after && after->total > before->total) {
-    steal_fraction = (after->steal - before->steal) / (after->total - before->total);
-  }
+  processors = shares_between(before, after);
   complete = !stopping;
 }
 
@@ -463,7 +444,10 @@ BenchResult BenchRun::result() const {
   BenchResult result;
   result.complete = state_->complete;
   result.seconds = state_->complete ? state_->seconds : seconds_since(state_->started);
-  result.steal_fraction = state_->steal_fraction;
+  if (state_->processors) {
+    result.steal_fraction = state_->processors->steal;
+    result.others_fraction = state_->processors->others;
+  }
   result.device = state_->device_info;
   const CeilingProbes* probes = state_->probes.get();
   const auto summarised = [&](const ProbeSamples& samples) {

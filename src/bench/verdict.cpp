@@ -42,6 +42,11 @@ std::string reason_of(const RowTimes& first, const RowTimes& second, const Judge
     return fmt::format("in one run the median forward took {:.1f} % longer than the fastest",
                        100 * disturbance);
   }
+  const double others = std::max(first.others, second.others);
+  if (others > limits.limit) {
+    return fmt::format("other programs took {:.1f} % of the processors' time in one run",
+                       100 * others);
+  }
   const bool separated = judgement.low > 1 || judgement.high < 1;
   if (separated) {
     return fmt::format("the fastest forwards differ by {}",
@@ -63,8 +68,9 @@ Judgement judge(const RowTimes& first, const RowTimes& second, const CompareLimi
   out.ratio = second.median_us / first.median_us;
   out.low = second.interval.low / first.interval.high;
   out.high = second.interval.high / first.interval.low;
-  const double effect = std::max({limits.effect, limits.effect_us / first.median_us, first.noise,
-                                  second.noise, first.disturbance, second.disturbance});
+  const double effect =
+      std::max({limits.effect, limits.effect_us / first.median_us, first.noise, second.noise,
+                first.disturbance, second.disturbance, first.others, second.others});
   const double machine = machine_change(first, second);
   if (slower(first, second, std::max(effect, machine))) {
     out.verdict = Verdict::kSlower;

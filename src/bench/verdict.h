@@ -19,6 +19,9 @@ struct RowTimes {
   /// How much longer the median took than the fastest forward, relative: what other programs on the
   /// same cores can do to a run. 0 on a GPU.
   double disturbance = 0;
+  /// Of the processors' time during that run, taken by other programs: they share caches, and cores that are
+  /// threads of one. 0 on a GPU.
+  double others = 0;
   /// What the probes of that run found of the machine: the rate that bounds the row (arithmetic or
   /// reading), in any unit; 0 unknown.
   double machine_rate = 0;
@@ -42,8 +45,8 @@ struct Judgement {
 };
 
 /// SLOWER: the intervals do not touch, and both the median and the fastest forward changed by more
-/// than the smallest effect, A/A noise and disturbance of either run, and what the machine itself lost. FASTER likewise. SAME: a
-/// change by limits.limit is excluded. NOISY: all else. NaN anywhere makes it NOISY.
+/// than the smallest effect, A/A noise, disturbance and other programs of either run, and what the machine
+/// itself lost. FASTER likewise. SAME: a change by limits.limit is excluded. NOISY: all else. NaN anywhere makes it NOISY.
 [[nodiscard]] Judgement judge(const RowTimes& first, const RowTimes& second,
                               const CompareLimits& limits);
 

@@ -230,6 +230,7 @@ class Run {
     report.device = result.device;
     report.noise = result.noise;
     report.steal_fraction = result.steal_fraction;
+    report.others_fraction = result.others_fraction;
     for (const BenchRow& row : result.rows) {
       const std::string target =
           targets_.suite == kMyths ? kMyths : targets_.suite + ":" + row.level.name;

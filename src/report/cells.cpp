@@ -35,6 +35,9 @@ std::string machine_text(const Report& report) {
                         report.modified ? " (modified)" : "");
   }
   if (report.steal_fraction) text += fmt::format(", steal {}", percent(*report.steal_fraction));
+  if (report.others_fraction) {
+    text += fmt::format(", other programs {}", percent(*report.others_fraction));
+  }
   return text;
 }
 

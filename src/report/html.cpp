@@ -118,6 +118,10 @@ std::string environment(const ResultFile& file) {
   if (steal != run.end() && steal->is_number()) {
     facts.add("steal", percent(steal->get<double>()) + " of the processor time, taken by the host");
   }
+  const auto others = run.find("others_fraction");
+  if (others != run.end() && others->is_number()) {
+    facts.add("other programs", percent(others->get<double>()) + " of the processor time");
+  }
   std::string noise;
   for (const Json& floor : run.at("noise")) {
     noise +=

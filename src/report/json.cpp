@@ -248,6 +248,7 @@ std::string render_json(const Report& report) {
                    {"preset", text_or_null(report.preset)},
                    {"preset_limits", text_or_null(report.preset_limits)},
                    {"steal_fraction", present(report.steal_fraction)},
+                   {"others_fraction", present(report.others_fraction)},
                    {"noise", noise},
                    {"repro", report.command}}},
                  {"machine", machine_json(report)},

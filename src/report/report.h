@@ -42,6 +42,7 @@ struct Report {
   std::optional<DeviceInfo> device;
   std::vector<NoiseFloor> noise;
   std::optional<double> steal_fraction;
+  std::optional<double> others_fraction;
   /// By level name, one sentence: why its gain changes with the number of tokens as it does.
   std::map<std::string, std::string> scale_reasons;
   std::vector<ReportRow> rows;

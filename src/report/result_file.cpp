@@ -121,6 +121,7 @@ ResultRow row_of(const Json& document, const Json& source, const std::string& wh
   row.times.noise = noise_of(document.at("run"), row.key);
   if (row.key.backend == name_of(Backend::kCpu)) {
     row.times.disturbance = row.times.median_us / row.times.fastest_us - 1;
+    row.times.others = value_or<double>(document.at("run"), "others_fraction", 0.0);
   }
   row.times.machine_rate = machine_rate(document.at("ceilings"), source, row.key);
   return row;

@@ -96,6 +96,21 @@ TEST(Judge, AChangeWithinWhatOneRunShowsIsNone) {
   EXPECT_EQ(verdict(base, noisy(160, 1, 40, 2)), Verdict::kSlower);
 }
 
+TEST(Judge, AChangeIsNoLargerThanWhatOtherProgramsTook) {
+  // On cores that are threads of one, a program beside the run delays every forward alike.
+  const RowTimes base = noisy(100, 1, 40, 1);
+  RowTimes later = noisy(112, 1, 40, 2);
+  EXPECT_EQ(verdict(base, later), Verdict::kSlower);
+  later.others = 0.3;
+  const Judgement judgement = judge(base, later, {});
+  EXPECT_EQ(judgement.verdict, Verdict::kNoisy);
+  EXPECT_NE(judgement.reason.find("other programs took 30.0 %"), std::string::npos)
+      << judgement.reason;
+  EXPECT_EQ(verdict(later, base), Verdict::kNoisy);
+  later.others = 0.02;
+  EXPECT_EQ(verdict(base, later), Verdict::kSlower);
+}
+
 TEST(Judge, AMedianThatOtherProgramsDelayedIsNoRegression) {
   // Two thirds of the samples are delayed, the others as fast as ever.
   std::vector<double> samples;

@@ -1,7 +1,6 @@
 // Who had the processors while a run was measured.
 #pragma once
 
-#include <array>
 #include <istream>
 #include <optional>
 #include <vector>

@@ -46,8 +46,8 @@ function(moe_cuda_sources target)
   # Device code only: the host's half is the same for every architecture, and takes as long. Translated once,
   # for sm_80, and assembled for both: what our text says depends on the architecture in the listed files
   # alone, and the sources listed with them are translated for sm_100a, too. Not optimised: nothing runs it.
-  set(dependent src/cuda/device/overlap.cuh)
-  set(translated_for_both src/cuda/ops/swiglu.cu)
+  set(dependent src/cuda/device/overlap.cuh src/cuda/device/mbarrier.cuh)
+  set(translated_for_both src/cuda/ops/swiglu.cu src/cuda/ops/stream_token_block.cu)
   file(GLOB_RECURSE texts RELATIVE "${PROJECT_SOURCE_DIR}" src/cuda/*.cu src/cuda/*.cuh src/cuda/*.h)
   foreach(text IN LISTS texts)
     file(STRINGS "${PROJECT_SOURCE_DIR}/${text}" lines REGEX "__CUDA_ARCH" LIMIT_COUNT 1)

@@ -53,13 +53,17 @@ __device__ __forceinline__ void mbarrier_arrive_release_cluster(std::uint32_t ba
 }
 
 /// PTX ISA, mbarrier.try_wait: whether the phase of this parity has completed; the hardware may
-/// suspend the thread for a while before it says no.
+/// suspend the thread for a while before it says no. Before Hopper test_wait, which says no at once.
 __device__ __forceinline__ bool mbarrier_try_wait(std::uint32_t barrier, std::uint32_t parity) {
   std::uint32_t done;
   asm volatile(
       "{\n"
       ".reg .pred done;\n"
+#if __CUDA_ARCH__ >= 900
       "mbarrier.try_wait.parity.shared::cta.b64 done, [%1], %2;\n"
+#else
+      "mbarrier.test_wait.parity.shared::cta.b64 done, [%1], %2;\n"
+#endif
       "selp.u32 %0, 1, 0, done;\n"
       "}\n"
       : "=r"(done)

@@ -141,7 +141,7 @@ __device__ __forceinline__ void combine_row(const Element* y_perm, const std::in
   const Vector* rows[kSlots];
   float weight[kSlots];
   [[maybe_unused]] const float* bias[kSlots];
-  const auto has_row = [&](int s) { return !Extras::kAny || rows[s] != nullptr; };
+  const auto is_there = [](const Vector* row) { return !Extras::kAny || row != nullptr; };
   const auto look_up = [&](int first) {
 #pragma unroll
     for (int s = 0; s < kSlots; ++s) {
@@ -173,7 +173,7 @@ __device__ __forceinline__ void combine_row(const Element* y_perm, const std::in
       Vector values[kSlots][kUnroll];
 #pragma unroll
       for (int s = 0; s < kSlots; ++s) {
-        if (first + s >= top_k || !has_row(s)) continue;
+        if (first + s >= top_k || !is_there(rows[s])) continue;
 #pragma unroll
         for (int u = 0; u < kUnroll; ++u) {
           const int at = base + u * kWarpSize + lane;
@@ -182,7 +182,7 @@ __device__ __forceinline__ void combine_row(const Element* y_perm, const std::in
       }
 #pragma unroll
       for (int s = 0; s < kSlots; ++s) {
-        if (first + s >= top_k || !has_row(s)) continue;
+        if (first + s >= top_k || !is_there(rows[s])) continue;
 #pragma unroll
         for (int u = 0; u < kUnroll; ++u) {
 #pragma unroll

@@ -43,6 +43,7 @@ double parse_percent(std::string_view option, std::string_view whole, std::strin
 CompareLimits parse_limits(const CompareOptions& options, const report::ResultDevice& device) {
   CompareLimits limits;
   limits.effect = report::default_effect(device);
+  limits.effect_us = report::default_effect_us(device);
   constexpr std::string_view kSlowerPrefix = "slower:";
   if (!options.fail_on.empty()) {
     MOE_CHECK(options.fail_on.starts_with(kSlowerPrefix),
@@ -59,6 +60,7 @@ CompareLimits parse_limits(const CompareOptions& options, const report::ResultDe
               "--min-effect: '{}' is not a number of microseconds such as 2us", effect);
   } else if (!effect.empty()) {
     limits.effect = parse_percent("--min-effect", effect, effect);
+    limits.effect_us = 0;
   }
   return limits;
 }

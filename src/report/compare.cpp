@@ -109,6 +109,10 @@ double default_effect(const ResultDevice& device) {
   return device.backend == name_of(Backend::kCpu) ? 0.05 : 0.02;
 }
 
+double default_effect_us(const ResultDevice& device) {
+  return device.backend == name_of(Backend::kCpu) ? 25 : 0;
+}
+
 CompareReport compare(const ResultFile& first, const ResultFile& second,
                       const CompareLimits& limits) {
   refuse_unlike(first, second);

@@ -36,6 +36,9 @@ struct CompareReport {
 /// The smallest change that is called one unless the user says otherwise: what two processes of one
 /// program differ by, on a CPU with its neighbours, caches and pages, is more than on a GPU.
 [[nodiscard]] double default_effect(const ResultDevice& device);
+/// The same in microseconds: on a CPU a process keeps the pages that it was given, and a short forward is as
+/// many microseconds faster or slower in all of its samples.
+[[nodiscard]] double default_effect_us(const ResultDevice& device);
 
 /// Pairs the measured rows by key, in the order of `first`, and judges each pair. Throws
 /// kInvalidArgument when the results are of different kinds of device or dtypes, when a row of either

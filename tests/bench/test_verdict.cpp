@@ -111,6 +111,19 @@ TEST(Judge, AChangeIsNoLargerThanWhatOtherProgramsTook) {
   EXPECT_EQ(verdict(base, later), Verdict::kSlower);
 }
 
+TEST(Judge, AShortForwardChangesByMicrosecondsToo) {
+  const RowTimes base = noisy(60, 0.5, 40, 1);
+  const RowTimes later = noisy(70, 0.5, 40, 2);
+  EXPECT_EQ(verdict(base, later, {.effect = 0.05}), Verdict::kSlower);
+  EXPECT_EQ(verdict(base, later, {.effect = 0.05, .effect_us = 25}), Verdict::kNoisy);
+  EXPECT_EQ(verdict(later, base, {.effect = 0.05, .effect_us = 25}), Verdict::kNoisy);
+  EXPECT_EQ(verdict(base, noisy(100, 0.5, 40, 3), {.effect = 0.05, .effect_us = 25}),
+            Verdict::kSlower);
+  EXPECT_EQ(
+      verdict(noisy(1000, 5, 40, 4), noisy(1100, 5, 40, 5), {.effect = 0.05, .effect_us = 25}),
+      Verdict::kSlower);
+}
+
 TEST(Judge, AMedianThatOtherProgramsDelayedIsNoRegression) {
   // Two thirds of the samples are delayed, the others as fast as ever.
   std::vector<double> samples;

@@ -86,6 +86,18 @@ TEST_F(CompareCommand, ASlowedResultFailsTheGateOnlyBeyondTheLimit) {
   EXPECT_TRUE(test::read_all(path("c.md")).starts_with("| level | A | B |"));
 }
 
+TEST_F(CompareCommand, AShortForwardsMicrosecondsAreNoChangeUnlessAskedFor) {
+  measure("a.json");
+  const std::string files = "bench compare --format json " + path("a.json") + " " + path("a.json");
+  const auto limits = [&](const std::string& option) {
+    const Json said = Json::parse(run_moe(files + option).out);
+    return std::pair(said["min_effect"].get<double>(), said["min_effect_us"].get<double>());
+  };
+  EXPECT_EQ(limits(""), std::pair(0.05, 25.0));
+  EXPECT_EQ(limits(" --min-effect 5%"), std::pair(0.05, 0.0));
+  EXPECT_EQ(limits(" --min-effect 3us"), std::pair(0.05, 3.0));
+}
+
 TEST_F(CompareCommand, LiveMeasuresSuspectsAgainInTurns) {
   measure("a.json");
   write_scaled("a.json", "fast.json", 0.25);

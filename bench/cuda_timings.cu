@@ -467,7 +467,11 @@ void time_shape(CudaDevice& device, const NamedShape& named) {
     std::optional<Layer> layer;
     try {
       layer.emplace(Layer::create(
-          {.level = name, .backend = Backend::kCuda, .problem = problem, .stream = stream.get()},
+          {.level = name,
+           .backend = Backend::kCuda,
+           .problem = problem,
+           .stream = stream.get(),
+           .launch = Launch::kEager},
           weights));
       const auto forward = [&] { layer->forward(x, y); };
       MOE_CUDA_CHECK(cudaMemset(y.data, 0xff, y.bytes()));

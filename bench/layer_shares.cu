@@ -161,9 +161,12 @@ void time_model(const Model& model, std::int64_t tokens, const Options& options)
   Timer timer(stream.get());
   for (const std::string& name : options.levels) {
     try {
-      Layer layer = Layer::create(
-          {.level = name, .backend = Backend::kCuda, .problem = problem, .stream = stream.get()},
-          weights);
+      Layer layer = Layer::create({.level = name,
+                                   .backend = Backend::kCuda,
+                                   .problem = problem,
+                                   .stream = stream.get(),
+                                   .launch = Launch::kEager},  // graphs are recorded here
+                                  weights);
       MOE_CUDA_CHECK(cudaMemsetAsync(y.data, 0xff, y.bytes(), stream.get()));
       layer.forward(x, y);
       const double error_before = error();

@@ -84,7 +84,23 @@ class CudaLevel : public Level {
   [[nodiscard]] std::uint64_t element_bytes(std::int64_t count) const {
     return static_cast<std::uint64_t>(count) * size_of(problem_.dtype);
   }
-  [[nodiscard]] cudaStream_t stream() const { return device_->stream(); }
+  /// Where a forward queues its work: the device's stream, or the one it is being recorded on.
+  [[nodiscard]] cudaStream_t stream() const {
+    return elsewhere_ != nullptr ? elsewhere_ : device_->stream();
+  }
+  /// While it lives, stream() is another one.
+  class QueueElsewhere {
+   public:
+    QueueElsewhere(CudaLevel& level, cudaStream_t stream) : level_(level) {
+      level_.elsewhere_ = stream;
+    }
+    QueueElsewhere(const QueueElsewhere&) = delete;
+    QueueElsewhere& operator=(const QueueElsewhere&) = delete;
+    ~QueueElsewhere() { level_.elsewhere_ = nullptr; }
+
+   private:
+    CudaLevel& level_;
+  };
 
   Problem problem_;
   Shape routed_;  // with_shared_slots()
@@ -95,6 +111,7 @@ class CudaLevel : public Level {
  private:
   std::optional<Matmul> logits_;  // not with given routes
   std::optional<LayerRouter> router_;
+  cudaStream_t elsewhere_ = nullptr;
 };
 
 }  // namespace moe::cuda

@@ -13,27 +13,22 @@
 //           smaller the experts, the more of a forward that is; at thousands of tokens it is nothing.
 // Costs     the grouped GEMM is ours and made of mma.sync, which reaches less of the tensor cores
 //           than the library's kernels for this GPU: where arithmetic is the limit this level is
-//           slower than level 04. A graph belongs to addresses and a row count; new ones are
-//           recorded when they first come, which takes the host longer than a forward.
+//           slower than level 04. A graph belongs to addresses and a row count; it is recorded when they
+//           come for the second time, which takes the host longer than a forward.
 // Measured  docs/levels/level05_graphs.md
 //
-//   record (x, y, T' new):  router ▸ route ▸ permute ▸ gate|up ▸ swiglu ▸ down ▸ combine
-//   forward:                one launch ──▶ the same kernels, each started while its predecessor drains
-#include <algorithm>
-
-#include "cuda/graph.h"
-#include "cuda/level_base.h"
+//   (x, y, T') the second time:  record  router ▸ route ▸ permute ▸ gate|up ▸ swiglu ▸ down ▸ combine
+//   from then on:                one launch ──▶ the same kernels, each started while its predecessor drains
+//   (replayed_level.h, which levels 7 to 9 share)
 #include "cuda/ops/grouped_gemm_mma.h"
 #include "cuda/ops/routed_buffers.h"
 #include "cuda/ops/routed_steps.h"
+#include "cuda/replayed_level.h"
 
 namespace moe::cuda {
 namespace {
 
-/// Graphs kept per layer. An engine has a few buffers and a few batch sizes.
-constexpr std::size_t kMostGraphs = 16;
-
-class Graphs final : public CudaLevel {
+class Graphs final : public ReplayedLevel {
  public:
   [[nodiscard]] Features features() const override { return Features::all(); }
   [[nodiscard]] MemoryNeeds memory(const Problem& problem,
@@ -42,61 +37,23 @@ class Graphs final : public CudaLevel {
     static_cast<void>(carve(plan, problem, device_of(execution).facts()));
     return {.workspace = plan.bytes(),
             .prepared = kBasePrepared + gate_up_bytes(problem) +
-                        shared_down_bytes(problem, StoredWidths::of(problem)) +
-                        kMostGraphs * kGraphBytes};
+                        shared_down_bytes(problem, StoredWidths::of(problem)) + kGraphsPrepared};
   }
 
   void prepare(const Problem& problem, const Weights& weights,
                const ExecutionOptions& execution) override {
     keep(problem, weights, execution);
-    launch_ = execution.launch == Launch::kEager ? Launch::kEager : Launch::kGraph;
+    keep_launch(execution);
     steps_ = RoutedSteps(problem, weights);
     packed_ = pack_gate_up(problem, weights, stream());
     shared_down_ = pack_shared_down(problem, weights, StoredWidths::of(problem), stream());
-    recorder_.emplace(unsigned{cudaStreamNonBlocking});
-    graphs_.reserve(kMostGraphs);
   }
 
-  void forward(Context& context, const TensorView& x, const TensorView& y) override {
-    const RoutedBuffers b = carve(context.arena, problem_, device_->facts());
-    // A caller who records a graph of its own gets these kernels in it.
-    if (launch_ == Launch::kEager || is_capturing(stream())) {
-      queue(&context, context.routes, x, y, b, stream());
-      return;
-    }
-    const Recorded& graph = recorded(context.routes, x, y, b);
-    graph.exec.launch(stream());
-    context.record("replay", y.bytes(), [&] {
-      return fmt::format("graph of {} nodes for {} rows, {}", graph.exec.nodes(), x.dim(0),
-                         describe_tiles(x.dim(0)));
-    });
-  }
-
-  [[nodiscard]] Launch launch() const override { return launch_; }
-  [[nodiscard]] std::string uncapturable() const override { return {}; }
   [[nodiscard]] std::string plan() const override {
     return fmt::format("{}, {}", describe_tiles(problem_.shape.tokens), CudaLevel::plan());
   }
 
  private:
-  /// Device memory of one instantiated graph of a dozen nodes, with room to spare.
-  static constexpr std::uint64_t kGraphBytes = std::uint64_t{256} << 10;
-
-  /// What a graph is of.
-  struct Operands {
-    const void* x = nullptr;
-    void* y = nullptr;
-    std::int64_t tokens = 0;
-    const void* experts = nullptr;  // of given routes, like the weights
-    const void* weights = nullptr;
-    bool operator==(const Operands&) const = default;
-  };
-  struct Recorded {
-    Operands of;
-    std::uint64_t last_use = 0;
-    GraphExec exec;
-  };
-
   template <class Memory>
   static RoutedBuffers carve(Memory& memory, const Problem& problem, const DeviceFacts& facts) {
     return carve_routed_buffers(memory, problem, facts, StoredWidths::of(problem));
@@ -116,49 +73,17 @@ class Graphs final : public CudaLevel {
                        gate_up.columns, down.rows, down.columns);
   }
 
-  /// The graph of these addresses and rows: one that is there, else a new one, which takes the place
-  /// of the one unused for longest when there are kMostGraphs.
-  const Recorded& recorded(const Routes& routes, const TensorView& x, const TensorView& y,
-                           const RoutedBuffers& b) {
-    const Operands of{x.data, y.data, x.dim(0), routes.experts, routes.weights};
-    const auto known = std::find_if(graphs_.begin(), graphs_.end(),
-                                    [&](const Recorded& graph) { return graph.of == of; });
-    ++uses_;
-    if (known != graphs_.end()) {
-      known->last_use = uses_;
-      return *known;
-    }
-    const auto queue_all = [&] { queue(nullptr, routes, x, y, b, recorder_->get()); };
-    if (graphs_.size() < kMostGraphs) {
-      graphs_.push_back({of, uses_, GraphExec(recorder_->get(), queue_all)});
-      return graphs_.back();
-    }
-    Recorded& oldest = *std::min_element(
-        graphs_.begin(), graphs_.end(),
-        [](const Recorded& a, const Recorded& c) { return a.last_use < c.last_use; });
-    oldest = {of, uses_, GraphExec(recorder_->get(), queue_all)};
-    return oldest;
-  }
-
-  /// All kernels of a forward, in order. `context` is null while they are being recorded.
-  void queue(Context* context, const Routes& routes, const TensorView& x, const TensorView& y,
-             const RoutedBuffers& b, cudaStream_t on) {
+  void queue(Context& context, const TensorView& x, const TensorView& y) override {
+    const RoutedBuffers b = carve(context.arena, problem_, device_->facts());
     const Shape& shape = routed_;
     const std::int64_t tokens = x.dim(0);
     const std::int64_t rows = tokens * shape.top_k;
     const std::int64_t intermediate = shape.intermediate;
-    const auto record = [&](const char* op, std::uint64_t bytes, auto&& detail) {
-      if (context != nullptr) context->record(op, bytes, detail);
-    };
 
-    const Routing routing = routing_of(b);
-    choose(router_products(routes, x, 0, tokens, routing, on), tokens, routing, on);
-    record("route", static_cast<std::uint64_t>(rows) * 12, [&] {
-      return fmt::format("{} tokens, top {} of {}", tokens, shape.top_k, shape.experts);
-    });
-    steps_.permute(x.data, tokens, b, on);
-    record("permute", element_bytes(rows * shape.hidden),
-           [&] { return fmt::format("{} rows by expert", rows); });
+    route(context, x, 0, tokens, routing_of(b));
+    steps_.permute(x.data, tokens, b, stream());
+    context.record("permute", element_bytes(rows * shape.hidden),
+                   [&] { return fmt::format("{} rows by expert", rows); });
 
     GroupedGemm gemm{.a = b.rows,
                      .a_stride = shape.hidden,
@@ -173,16 +98,16 @@ class Graphs final : public CudaLevel {
                      .weights_first = true};  // the kernel before copies rows
     const auto multiply = [&] {
       const GroupedGemmTile tile = tile_for(tokens, gemm.n);
-      grouped_gemm_mma(problem_.dtype, gemm, tile, on);
-      record("grouped_gemm", element_bytes(rows * gemm.n), [&] {
+      grouped_gemm_mma(problem_.dtype, gemm, tile, stream());
+      context.record("grouped_gemm", element_bytes(rows * gemm.n), [&] {
         return fmt::format("all experts, n={} k={}, tiles of {} rows x {} columns", gemm.n, gemm.k,
                            tile.rows, tile.columns);
       });
     };
     multiply();
-    steps_.activate(b, 0, rows, on);
-    record("activation", element_bytes(rows * intermediate),
-           [&] { return fmt::format("{} rows x {} columns", rows, intermediate); });
+    steps_.activate(b, 0, rows, stream());
+    context.record("activation", element_bytes(rows * intermediate),
+                   [&] { return fmt::format("{} rows x {} columns", rows, intermediate); });
     gemm.a = b.gate_up;
     gemm.a_stride = gate_up_columns();
     gemm.w = weights_.down.data;
@@ -193,18 +118,15 @@ class Graphs final : public CudaLevel {
     gemm.n = shape.hidden;
     gemm.k = intermediate;
     multiply();
-    steps_.combine(b, tokens, y.data, on);
-    record("unpermute", y.bytes(),
-           [&] { return fmt::format("{} tokens, weighted sum of {} rows", tokens, shape.top_k); });
+    steps_.combine(b, tokens, y.data, stream());
+    context.record("unpermute", y.bytes(), [&] {
+      return fmt::format("{} tokens, weighted sum of {} rows", tokens, shape.top_k);
+    });
   }
 
-  Launch launch_ = Launch::kGraph;
   RoutedSteps steps_;
-  DeviceBuffer packed_;             // [E',M·I,H]
-  DeviceBuffer shared_down_;        // [P,H,I]
-  std::optional<Stream> recorder_;  // kernels are only recorded on it, never run
-  std::vector<Recorded> graphs_;
-  std::uint64_t uses_ = 0;
+  DeviceBuffer packed_;       // [E',M·I,H]
+  DeviceBuffer shared_down_;  // [P,H,I]
 };
 
 }  // namespace

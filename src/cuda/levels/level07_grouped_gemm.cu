@@ -15,10 +15,10 @@
 //   x[T,H] ─permute─▶ rows[TK,H] ─gate_up─▶ gate_up[TK,2I] ─swiglu─▶ act ─down─▶ rows[TK,H] ─combine─▶ y
 //                     expert_offsets ─describe─▶ {n, m_e, k}, &W_e, &A_e, &C_e of both products
 #include "cuda/check.h"
-#include "cuda/level_base.h"
 #include "cuda/ops/grouped_gemm_cutlass.h"
 #include "cuda/ops/routed_buffers.h"
 #include "cuda/ops/routed_steps.h"
+#include "cuda/replayed_level.h"
 
 namespace moe::cuda {
 namespace {
@@ -78,7 +78,7 @@ void copy_rows(const Rows& to, const Rows& from, std::int64_t rows, std::uint64_
                                    stream));
 }
 
-class GroupedGemmLevel final : public CudaLevel {
+class GroupedGemmLevel final : public ReplayedLevel {
  public:
   [[nodiscard]] Features features() const override { return Features::all(); }
   [[nodiscard]] std::string unsupported(const Problem& problem,
@@ -108,12 +108,13 @@ class GroupedGemmLevel final : public CudaLevel {
     return {.workspace = plan.bytes(),
             .prepared = kBasePrepared + gate_up_bytes(problem, wider) + down_bytes(problem, wider) +
                         (problem.expert_bias ? bias_bytes(problem) : 0) +
-                        2 * CutlassGemm::device_bytes(experts, facts)};
+                        2 * CutlassGemm::device_bytes(experts, facts) + kGraphsPrepared};
   }
 
   void prepare(const Problem& problem, const Weights& weights,
                const ExecutionOptions& execution) override {
     keep(problem, weights, execution);
+    keep_launch(execution);
     wider_ = padded(problem);
     machine_ = {device_->facts().multiprocessors, device_->facts().l2_bytes};
     pack_weights();
@@ -121,19 +122,6 @@ class GroupedGemmLevel final : public CudaLevel {
     down_.emplace(down_spec(problem), device_->facts());
     device_->synchronise();  // packing is part of prepare's time
   }
-
-  void forward(Context& context, const TensorView& x, const TensorView& y) override {
-    const Buffers b = carve(context.arena, problem_, device_->facts());
-    const std::int64_t rows = x.dim(0) * routed_.top_k;
-    route(context, x, 0, x.dim(0), routing_of(b.routed));
-    permute(context, x, b);
-    multiply(context, "gemm_gate_up", *gate_up_, rows);
-    activate(context, rows, b);
-    multiply(context, "gemm_down", *down_, rows);
-    combine(context, y, b);
-  }
-
-  [[nodiscard]] std::string uncapturable() const override { return {}; }
 
   [[nodiscard]] std::string plan() const override {
     const Shape& shape = problem_.shape;
@@ -147,6 +135,17 @@ class GroupedGemmLevel final : public CudaLevel {
   }
 
  private:
+  void queue(Context& context, const TensorView& x, const TensorView& y) override {
+    const Buffers b = carve(context.arena, problem_, device_->facts());
+    const std::int64_t rows = x.dim(0) * routed_.top_k;
+    route(context, x, 0, x.dim(0), routing_of(b.routed));
+    permute(context, x, b);
+    multiply(context, "gemm_gate_up", *gate_up_, rows);
+    activate(context, rows, b);
+    multiply(context, "gemm_down", *down_, rows);
+    combine(context, y, b);
+  }
+
   [[nodiscard]] CutlassTile tile_of(const CutlassGemm& gemm, std::int64_t rows) const {
     return choose_cutlass_tile(gemm.spec(), rows, machine_);
   }

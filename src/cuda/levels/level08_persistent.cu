@@ -26,13 +26,13 @@
 #include "core/expert_set.h"
 #include "core/workload.h"
 #include "cuda/check.h"
-#include "cuda/level_base.h"
 #include "cuda/ops/grouped_gemm_sm90.h"
 #include "cuda/ops/permute.h"
 #include "cuda/ops/persistent_tuner.h"
 #include "cuda/ops/persistent_weights.h"
 #include "cuda/ops/route_front_sm90.h"
 #include "cuda/ops/tile_order.h"
+#include "cuda/replayed_level.h"
 #include "cuda/stopwatch.h"
 
 namespace moe::cuda {
@@ -97,7 +97,7 @@ Buffers carve(Memory& memory, const Problem& problem, const DeviceFacts& facts) 
   return b;
 }
 
-class Persistent final : public CudaLevel {
+class Persistent final : public ReplayedLevel {
  public:
   [[nodiscard]] Features features() const override { return Features::all(); }
   [[nodiscard]] std::string unsupported(const Problem& problem,
@@ -118,12 +118,13 @@ class Persistent final : public CudaLevel {
     ArenaPlan plan;
     static_cast<void>(carve(plan, problem, device_of(execution).facts()));
     return {.workspace = plan.bytes(),
-            .prepared = kBasePrepared + PersistentWeights::bytes(problem)};
+            .prepared = kBasePrepared + PersistentWeights::bytes(problem) + kGraphsPrepared};
   }
 
   void prepare(const Problem& problem, const Weights& weights,
                const ExecutionOptions& execution) override {
     keep(problem, weights, execution);
+    keep_launch(execution);
     packed_ = PersistentWeights(problem, weights, stream());
     if (problem.router.scoring != Scoring::kGiven && problem.shared_intermediate == 0) {
       front_.emplace(problem.shape, RouterRule::of(problem.router, weights), weights.router.data,
@@ -133,7 +134,12 @@ class Persistent final : public CudaLevel {
     device_->synchronise();  // packing is part of prepare's time
   }
 
-  void forward(Context& context, const TensorView& x, const TensorView& y) override {
+  [[nodiscard]] Tunes tunes() const override { return Tunes::kUnderAnyRouting; }
+  [[nodiscard]] std::string plan() const override;
+  [[nodiscard]] std::vector<TunedChoice> tuned() const override;
+
+ private:
+  void queue(Context& context, const TensorView& x, const TensorView& y) override {
     const Buffers b = carve(context.arena, problem_, device_->facts());
     Products& products = products_for(x.dim(0));
     if (front_ && front_->takes(x.data, x.dim(0))) {
@@ -148,13 +154,6 @@ class Persistent final : public CudaLevel {
     combine(context, y, b);
   }
 
-  [[nodiscard]] Tunes tunes() const override { return Tunes::kUnderAnyRouting; }
-
-  [[nodiscard]] std::string uncapturable() const override { return {}; }
-  [[nodiscard]] std::string plan() const override;
-  [[nodiscard]] std::vector<TunedChoice> tuned() const override;
-
- private:
   /// choices_: from the cache, what is missing timed now, else the heuristic's.
   void choose(const ExecutionOptions& execution);
   /// Times `buckets`. Its memory is the workspace's, which does not exist yet.

@@ -24,12 +24,12 @@
 #include "core/crossover.h"
 #include "core/expert_set.h"
 #include "cuda/check.h"
-#include "cuda/level_base.h"
 #include "cuda/ops/permute.h"
 #include "cuda/ops/router.h"
 #include "cuda/ops/stream_experts.h"
 #include "cuda/ops/stream_router.h"
 #include "cuda/ops/stream_token.h"
+#include "cuda/replayed_level.h"
 
 namespace moe::cuda {
 namespace {
@@ -73,7 +73,7 @@ Buffers carve(Memory& memory, const Problem& problem) {
   return b;
 }
 
-class Streaming final : public CudaLevel {
+class Streaming final : public ReplayedLevel {
  public:
   [[nodiscard]] Features features() const override { return Features::all(); }
   [[nodiscard]] std::string unsupported(const Problem& problem,
@@ -126,7 +126,7 @@ class Streaming final : public CudaLevel {
   [[nodiscard]] MemoryNeeds memory(const Problem& problem, const ExecutionOptions&) const override {
     ArenaPlan plan;
     static_cast<void>(carve(plan, problem));
-    return {.workspace = plan.bytes(), .prepared = kArrivalBytes};
+    return {.workspace = plan.bytes(), .prepared = kArrivalBytes + kGraphsPrepared};
   }
 
   /// Nothing is packed and no library is asked.
@@ -136,12 +136,19 @@ class Streaming final : public CudaLevel {
     weights_ = weights;
     block_ = StreamBlock::of(problem, weights);
     device_ = &device_of(execution);
+    keep_launch(execution);
     arrivals_ = DeviceBuffer(kArrivalBytes);
     MOE_CUDA_CHECK(cudaMemset(arrivals_.data(), 0, arrivals_.size()));
     device_->synchronise();
   }
 
-  void forward(Context& context, const TensorView& x, const TensorView& y) override {
+  [[nodiscard]] std::string plan() const override {
+    if (is_one_token(problem_, problem_.shape.tokens)) return to_string(token_config());
+    return to_string(config_for(problem_.shape.tokens));
+  }
+
+ private:
+  void queue(Context& context, const TensorView& x, const TensorView& y) override {
     Buffers b = carve(context.arena, problem_);
     b.routing.arrivals = arrivals_.as<unsigned>();
     const Shape& shape = problem_.shape;
@@ -169,13 +176,6 @@ class Streaming final : public CudaLevel {
     down(context, y, experts, config, b);
   }
 
-  [[nodiscard]] std::string uncapturable() const override { return {}; }
-  [[nodiscard]] std::string plan() const override {
-    if (is_one_token(problem_, problem_.shape.tokens)) return to_string(token_config());
-    return to_string(config_for(problem_.shape.tokens));
-  }
-
- private:
   static Suitability by_rule(const Problem& problem, const ExecutionOptions& execution,
                              const std::string& unmeasured) {
     const DeviceFacts& facts = device_of(execution).facts();

@@ -48,9 +48,12 @@ struct Routes {
 
 /// How a forward's work gets to the device.
 enum class Launch : std::uint8_t {
-  kAuto,   ///< as the level does it
+  kAuto,   ///< as the level does it: CUDA levels 5 and 7 to 9 as kGraph, all others as kEager
   kEager,  ///< kernel by kernel from the host
-  kGraph,  ///< one launch of a recorded graph
+  /// One launch of a recorded graph. Of levels that record themselves: from the second forward with the same
+  /// x, y, number of tokens and addresses of routes on; before that, and in a recording of the caller's,
+  /// kernel by kernel. They keep the 16 graphs that were used last.
+  kGraph,
 };
 [[nodiscard]] std::string_view name_of(Launch launch);  ///< "auto" | "eager" | "graph"
 

@@ -55,17 +55,14 @@ upper=()
 for level in memefficient grouped graphs compiled grouped_gemm persistent; do
   grep -q "^moe_journey:$level " <<<"$targets" && upper+=(-t "moe_journey:$level")
 done
-# Those of them whose forward is queued without a wait, for weights of many gigabytes.
-queued=()
-for level in grouped_gemm persistent; do
-  grep -q "^moe_journey:$level " <<<"$targets" && queued+=(-t "moe_journey:$level")
-done
+# The whole ladder of a model at its own 64 tokens and, as far as levels finish in 6 s, at the targets' numbers of them.
+whole=(-t moe_journey --timeout 6 --tune-seconds 3 --axis tokens=64,4096,16384)
 small=(--axis "tokens=1,2,4,8,16,32,64,128,256")
 
 # The journey as the README shows it, the shapes of the targets, and where its time goes.
 bench journey_lab_T8192_bf16 60 -t moe_journey --preset lab --axis tokens=8192
-bench journey_mixtral-8x7b_bf16 60 "${upper[@]}" --preset mixtral-8x7b --plain --axis tokens=4096,16384
-bench journey_qwen3-30b-a3b_bf16 60 "${upper[@]}" --preset qwen3-30b-a3b --plain --axis tokens=4096,16384
+bench journey_mixtral-8x7b_bf16 90 "${whole[@]}" --preset mixtral-8x7b --plain
+bench journey_qwen3-30b-a3b_bf16 60 "${whole[@]}" --preset qwen3-30b-a3b --plain
 bench kernels_lab_T8192_bf16 60 -t moe_journey --preset lab --axis tokens=8192 --profile kernels
 # What scale hides and shows.
 bench scale_lab_bf16 240 -t moe_scale --preset lab
@@ -88,14 +85,9 @@ if grep -q "^moe_myths" <<<"$targets"; then
 fi
 # More models.
 bench journey_lab_bf16 60 -t moe_journey --preset lab --axis tokens=4096,16384
-bench journey_gpt-oss-120b_bf16 60 "${upper[@]}" --preset gpt-oss-120b --plain --axis tokens=4096,16384
-bench journey_olmoe-1b-7b_bf16 40 "${upper[@]}" --preset olmoe-1b-7b --plain --axis tokens=4096,16384
-bench journey_deepseek-v3_bf16 120 "${queued[@]}" --preset deepseek-v3 --plain --axis tokens=4096,16384
-# The levels whose forwards a caller can record, as one graph each, like the twin itself.
-for preset in mixtral-8x7b qwen3-30b-a3b olmoe-1b-7b gpt-oss-120b deepseek-v3 lab; do
-  bench "recorded_${preset}_bf16" 40 "${queued[@]}" --launch graph \
-    --preset "$preset" --plain --axis tokens=4096,16384
-done
+bench journey_gpt-oss-120b_bf16 90 "${whole[@]}" --preset gpt-oss-120b --plain
+bench journey_olmoe-1b-7b_bf16 60 "${whole[@]}" --preset olmoe-1b-7b --plain
+bench journey_deepseek-v3_bf16 150 "${whole[@]}" --preset deepseek-v3 --plain
 # What tuning is worth; skewed routing is bench/skew_cost.cu's.
 for preset in qwen3-30b-a3b olmoe-1b-7b lab; do
   tuned "${preset}_uniform" 180 --preset "$preset" --plain --axis tokens=64,512,4096,16384

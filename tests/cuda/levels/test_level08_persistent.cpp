@@ -124,7 +124,8 @@ void CudaPersistentLevel::two_layers(const Problem& problem) {
                           .problem = problem,
                           .tune_seconds = 0,
                           .tune_cache = "off",
-                          .stream = stream},
+                          .stream = stream,
+                          .launch = Launch::kEager},  // recorded here
                          weights);
   };
   Layer alone = create(nullptr);

@@ -33,7 +33,8 @@ class CudaStreamingBlocks : public CudaLevelTest {
                           .backend = Backend::kCuda,
                           .problem = problem,
                           .tune_cache = "off",
-                          .stream = stream},
+                          .stream = stream,
+                          .launch = Launch::kEager},  // these tests record themselves
                          weights);
   }
   /// Routes on the device.

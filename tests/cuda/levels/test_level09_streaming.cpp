@@ -20,8 +20,12 @@ class CudaStreaming : public CudaLevelTest {
  protected:
   static Layer create(const Problem& problem, const Weights& weights, void* stream = nullptr,
                       const char* level = "streaming") {
-    return Layer::create(
-        {.level = level, .backend = Backend::kCuda, .problem = problem, .stream = stream}, weights);
+    return Layer::create({.level = level,
+                          .backend = Backend::kCuda,
+                          .problem = problem,
+                          .stream = stream,
+                          .launch = Launch::kEager},  // these tests record themselves
+                         weights);
   }
   void two_layers(const Problem& problem);
   void nan_in_one_token(std::int64_t tokens);

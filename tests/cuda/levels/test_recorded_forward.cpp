@@ -26,7 +26,8 @@ class CudaRecordedForward : public CudaLevelTest, public testing::WithParamInter
             .problem = problem,
             .tune_seconds = 0,
             .tune_cache = "off",
-            .stream = stream};
+            .stream = stream,
+            .launch = Launch::kEager};  // recorded here
   }
   /// Why the level cannot, or "".
   std::string unsupported(const Problem& problem) const {

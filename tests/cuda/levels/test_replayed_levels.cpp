@@ -107,7 +107,7 @@ TEST_P(ReplayedLevels, AnyRowsAndAddresses) {
 TEST_P(ReplayedLevels, GivenRoutesAreThoseOfTheForward) {
   // Two sets of routes at addresses of their own, in turns: a graph belongs to one of them.
   Problem problem{{40, 64, 80, 8, 2}, DType::kBF16};
-  problem.router.scoring = Scoring::kGiven;
+  problem.router = parse_router("given");
   const Weights weights = place(make_weights(problem, 9));
   Layer graph = create(problem, weights, Launch::kGraph);
   Layer eager = create(problem, weights, Launch::kEager);

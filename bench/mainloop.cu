@@ -187,8 +187,7 @@ class DenseProblem {
              .feature_blocks = blocks_of(shape.features, kBlockFeatures),
              .k_blocks = blocks_of(shape.depth, kBlockDepth),
              .out_columns = shape.features};
-    chosen_ = choose_grouped_gemm(
-        spec_, shape.tokens, choose_row_tile(shape.tokens, 1, spec_.feature_blocks, facts), facts);
+    chosen_ = choose_grouped_gemm(spec_, shape.tokens, kGatheringTile, facts);
     packed_ = DeviceBuffer(BlockedShape{spec_.feature_blocks, spec_.k_blocks}.bytes(1));
     pack_rows_blocked(w_.data(), 1, shape.features, shape.depth, packed_.data(), stream_.get());
     const std::int32_t offsets[2] = {0, static_cast<std::int32_t>(shape.tokens)};

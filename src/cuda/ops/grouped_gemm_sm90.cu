@@ -54,24 +54,6 @@ int resident_blocks(const GroupedGemmKernel& kernel, const DeviceFacts& facts) {
 
 }  // namespace
 
-int choose_row_tile(std::int64_t rows, std::int64_t experts, std::int64_t feature_blocks,
-                    const DeviceFacts& facts) {
-  const std::int64_t share = (rows + experts - 1) / experts;
-  // Cooperating blocks, where pingpong would cut most experts in two and the larger tile holds nearly all
-  // of them whole. Their items are large: there have to be enough for all clusters.
-  const std::int64_t items = experts * ((feature_blocks + 1) / 2);
-  const std::int64_t clusters = facts.multiprocessors / 2;
-  if (share >= kGatheringTile && share <= kCooperativeTile * 9 / 10 && 2 * items >= 3 * clusters) {
-    return kCooperativeTile;
-  }
-  // The deeper ring, where they are several tiles that fit it, with the same room. A single tile an
-  // expert takes the larger one: an expert with a few rows more than the smaller would read its weights
-  // twice.
-  const std::int64_t tiles = (share + kGatheringTile - 1) / kGatheringTile;
-  const bool fits = (share + share / 8) / std::max<std::int64_t>(tiles, 1) <= kDeepTile;
-  return tiles > 1 && fits ? kDeepTile : kGatheringTile;
-}
-
 GroupedGemmConfig choose_grouped_gemm(const GroupedGemmSpec& spec, std::int64_t rows,
                                       int largest_tile, const DeviceFacts& facts) {
   const auto pairs = static_cast<int>((spec.feature_blocks + 1) / 2);

@@ -65,10 +65,6 @@ struct GroupedGemmConfig {
   [[nodiscard]] bool gathers() const { return largest_tile != kDeepTile; }
   bool operator==(const GroupedGemmConfig&) const = default;
 };
-/// The tile for products of at most `rows` routed rows that share one list of row tiles, `feature_blocks`
-/// being the fewest that one of them has.
-[[nodiscard]] int choose_row_tile(std::int64_t rows, std::int64_t experts,
-                                  std::int64_t feature_blocks, const DeviceFacts& facts);
 /// For at most `rows` routed rows in tiles of `largest_tile`.
 [[nodiscard]] GroupedGemmConfig choose_grouped_gemm(const GroupedGemmSpec& spec, std::int64_t rows,
                                                     int largest_tile, const DeviceFacts& facts);

@@ -53,6 +53,23 @@ PersistentPlan plan_of(const PersistentSpecs& specs, std::int64_t rows, const Ki
   return plan;
 }
 
+// The rule's borders, from what was fastest among all candidates at 38 presets' sizes
+// (docs/levels/level08_persistent.md#the-rule).
+/// Whether I is at most H / 2: then cooperating blocks beat two tiles an expert.
+bool is_narrow(const PersistentSpecs& specs) {
+  return 2 * specs.down.k_blocks <= specs.gate_up.k_blocks;
+}
+/// Whether an expert is so small, H·I up to 3.2 million, that cooperating blocks are worth it from half as many
+/// rows on.
+bool is_small(const PersistentSpecs& specs) {
+  return specs.gate_up.k_blocks * specs.down.k_blocks <= 800;
+}
+/// Whether the first product makes so little of a row, and has so many, that the warp that gathers is waited
+/// for.
+bool outruns_gather(const PersistentSpecs& specs, std::int64_t mean_rows) {
+  return specs.gate_up.feature_blocks <= 8 && mean_rows > 96;
+}
+
 /// Fewest rows of a mean expert at which two blocks that share its rows have something to do each.
 constexpr std::int64_t kFewestCooperativeRows = kCooperativeTile * 3 / 10;
 /// Tiles of a mean expert from which on its weights are certain to be read again.
@@ -91,6 +108,27 @@ GroupedGemmConfig least(GroupedGemmConfig config, const GroupedGemmSpec& spec,
 
 }  // namespace
 
+int choose_row_tile(const PersistentSpecs& specs, std::int64_t mean_rows, std::int64_t experts,
+                    const DeviceFacts& facts) {
+  // Cooperating blocks take items that are large: there have to be enough for all clusters.
+  const std::int64_t feature_blocks =
+      std::min(specs.gate_up.feature_blocks, specs.down.feature_blocks);
+  const std::int64_t items = experts * ((feature_blocks + 1) / 2);
+  const std::int64_t clusters = facts.multiprocessors / 2;
+  // Where pingpong would cut most experts in two, and the larger tile holds nearly all of them whole.
+  const bool one_tile_for_two =
+      mean_rows >= kGatheringTile && mean_rows <= kCooperativeTile * 9 / 10;
+  if (one_tile_for_two && is_narrow(specs) && 2 * items >= 3 * clusters) return kCooperativeTile;
+  const bool fits_a_block = mean_rows >= kFewestCooperativeRows && mean_rows <= kDeepTile;
+  if (fits_a_block && is_small(specs) && items >= 3 * clusters) return kCooperativeTile;
+  // The deeper ring, where they are several tiles that fit it, with the same room. A single tile an
+  // expert takes the larger one: an expert with a few rows more than the smaller would read its weights
+  // twice.
+  const std::int64_t tiles = (mean_rows + kGatheringTile - 1) / kGatheringTile;
+  const bool fits = (mean_rows + mean_rows / 8) / std::max<std::int64_t>(tiles, 1) <= kDeepTile;
+  return tiles > 1 && fits ? kDeepTile : kGatheringTile;
+}
+
 PersistentSpecs::PersistentSpecs(const Problem& problem) {
   const PaddedShape padded(problem);
   const std::int64_t experts = with_shared_slots(problem).experts;
@@ -124,10 +162,19 @@ PersistentPlan heuristic_plan(const Problem& problem, std::int64_t tokens,
   const Shape& shape = problem.shape;
   const PersistentSpecs specs(problem);
   const std::int64_t rows = tokens * shape.top_k;
-  const int tile =
-      choose_row_tile(rows, shape.experts,
-                      std::min(specs.gate_up.feature_blocks, specs.down.feature_blocks), facts);
-  return plan_of(specs, rows, {tile, tile != kDeepTile && !problem.router.weight_on_input}, facts);
+  const std::int64_t mean_rows = (rows + shape.experts - 1) / shape.experts;
+  const int tile = choose_row_tile(specs, mean_rows, shape.experts, facts);
+  const bool gathers =
+      tile == kGatheringTile ? !outruns_gather(specs, mean_rows) : tile == kCooperativeTile;
+  PersistentPlan plan =
+      plan_of(specs, rows, {tile, gathers && !problem.router.weight_on_input}, facts);
+  // Two tiles of an expert with much of either product: few experts at a time.
+  if (tile != kCooperativeTile && !is_narrow(specs) && (mean_rows + tile - 1) / tile == 2) {
+    for (GroupedGemmConfig* const config : {&plan.gate_up, &plan.down}) {
+      config->group_rows = std::max(2, config->group_rows / 4);
+    }
+  }
+  return plan;
 }
 
 PersistentCandidates candidate_plans(const Problem& problem, std::int64_t tokens,

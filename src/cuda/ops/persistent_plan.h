@@ -39,6 +39,10 @@ struct PersistentSpecs {
   explicit PersistentSpecs(const Problem& problem);
 };
 
+/// The rule for the tile of both products, whose routed experts have `mean_rows` rows on average.
+[[nodiscard]] int choose_row_tile(const PersistentSpecs& specs, std::int64_t mean_rows,
+                                  std::int64_t experts, const DeviceFacts& facts);
+
 /// What is chosen for a number of tokens. Results do not depend on it: every output is one sum in the
 /// order of the reduction, whatever tile it is part of.
 struct PersistentPlan {

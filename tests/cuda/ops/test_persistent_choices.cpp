@@ -69,6 +69,53 @@ TEST(PersistentCandidates, TheHeuristicIsFirstAndAllAreDifferentAndFit) {
   }
 }
 
+TEST(HeuristicPlan, TakesTheKindThatWasFastest) {
+  struct Case {
+    const char* what;
+    Shape shape;
+    int tile;
+    bool gathers;
+  };
+  const Shape gpt_oss = {1, 2880, 2880, 128, 4};
+  const Shape small_experts = {1, 2048, 512, 256, 8};
+  const Shape lab = {1, 1024, 2048, 8, 2};
+  const auto with = [](Shape shape, std::int64_t tokens) {
+    shape.tokens = tokens;
+    return shape;
+  };
+  for (const Case& c : {
+           Case{"one token", with(kQwen, 1), kGatheringTile, true},
+           Case{"64 rows", with(kQwen, 1024), kGatheringTile, true},
+           Case{"95 rows", with(kQwen, 1520), kGatheringTile, true},
+           Case{"96 rows, small experts", with(kQwen, 1536), kCooperativeTile, true},
+           Case{"144 rows", with(kQwen, 2304), kCooperativeTile, true},
+           Case{"145 rows", with(kQwen, 2305), kGatheringTile, true},
+           Case{"192 rows", with(kQwen, 3072), kCooperativeTile, true},
+           Case{"288 rows", with(kQwen, 4608), kCooperativeTile, true},
+           Case{"289 rows", with(kQwen, 4624), kGatheringTile, true},
+           Case{"1024 rows", with(kQwen, 16384), kGatheringTile, true},
+           Case{"128 rows, large experts", with(gpt_oss, 4096), kGatheringTile, true},
+           Case{"256 rows, I = H", with(gpt_oss, 8192), kDeepTile, false},
+           Case{"512 rows, I = H", with(gpt_oss, 16384), kGatheringTile, true},
+           Case{"256 rows of few experts", with(kMixtral, 1024), kDeepTile, false},
+           Case{"128 rows of few experts", with(lab, 512), kGatheringTile, true},
+           Case{"64 rows, I = 512", with(small_experts, 2048), kGatheringTile, true},
+           Case{"128 rows, I = 512", with(small_experts, 4096), kCooperativeTile, true},
+           Case{"512 rows, I = 512", with(small_experts, 16384), kGatheringTile, false},
+       }) {
+    const PersistentPlan plan = heuristic_plan(bf16(c.shape), c.shape.tokens, hopper());
+    EXPECT_EQ(plan.gate_up.largest_tile, c.tile) << c.what;
+    EXPECT_EQ(plan.down.largest_tile, c.tile) << c.what;
+    EXPECT_EQ(plan.gathers, c.gathers) << c.what;
+  }
+  // Two tiles an expert of as much of either product: groups of a quarter of what L2 has room for.
+  const PersistentSpecs specs(bf16(with(gpt_oss, 8192)));
+  const PersistentPlan few = heuristic_plan(bf16(with(gpt_oss, 8192)), 8192, hopper());
+  EXPECT_EQ(few.gate_up.group_rows,
+            choose_grouped_gemm(specs.gate_up, 4 * 8192, kDeepTile, hopper()).group_rows / 4);
+  EXPECT_EQ(heuristic_plan(bf16(with(kMixtral, 1024)), 1024, hopper()).down.group_rows, 2);
+}
+
 TEST(PersistentCandidates, EveryKindOfTileWhereExpertsHaveTheRows) {
   const PersistentCandidates many =
       candidate_plans(bf16(kQwen), 4096, hopper());  // 256 rows an expert

@@ -136,28 +136,6 @@ TEST(BeginsEarly, WithManyRoundsOfItems) {
   EXPECT_TRUE(begins_early(1024, 66));
 }
 
-TEST(ChooseRowTile, FollowsTheRowsOfAnExpert) {
-  DeviceFacts facts;
-  facts.multiprocessors = 132;
-  const auto choose = [&](std::int64_t rows_per_expert, std::int64_t experts,
-                          std::int64_t feature_blocks) {
-    return choose_row_tile(rows_per_expert * experts, experts, feature_blocks, facts);
-  };
-  // One tile an expert: pingpong while that is small, then cooperating blocks.
-  EXPECT_EQ(choose(0, 128, 12), kGatheringTile);
-  EXPECT_EQ(choose(128, 128, 12), kGatheringTile);
-  EXPECT_EQ(choose(176, 128, 12), kGatheringTile);
-  EXPECT_EQ(choose(192, 128, 12), kCooperativeTile);
-  EXPECT_EQ(choose(256, 128, 12), kCooperativeTile);
-  EXPECT_EQ(choose(288, 128, 12), kCooperativeTile);
-  EXPECT_EQ(choose(320, 128, 12), kGatheringTile);
-  EXPECT_EQ(choose(512, 128, 12), kGatheringTile);
-  // Items for less than one and a half rounds of 66 clusters: smaller ones, in the deeper ring.
-  EXPECT_EQ(choose(256, 8, 32), kCooperativeTile);  // 128
-  EXPECT_EQ(choose(256, 8, 24), kDeepTile);         // 96
-  EXPECT_EQ(choose(192, 8, 8), kGatheringTile);
-}
-
 TEST(BlockedShape, PadsToWholeBlocks) {
   EXPECT_EQ(BlockedShape::gate_up(2880, 2880).feature_blocks, 45);
   EXPECT_EQ(BlockedShape::gate_up(2880, 2880).k_blocks, 45);

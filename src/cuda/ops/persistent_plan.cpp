@@ -53,21 +53,33 @@ PersistentPlan plan_of(const PersistentSpecs& specs, std::int64_t rows, const Ki
   return plan;
 }
 
-// The rule's borders, from what was fastest among all candidates at 38 presets' sizes
+// The rule's borders, from what was fastest among all candidates at the sizes of all presets
 // (docs/levels/level08_persistent.md#the-rule).
-/// Whether I is at most H / 2: then cooperating blocks beat two tiles an expert.
+/// Whether I is at most H / 2.
 bool is_narrow(const PersistentSpecs& specs) {
   return 2 * specs.down.k_blocks <= specs.gate_up.k_blocks;
 }
-/// Whether an expert is so small, H·I up to 3.2 million, that cooperating blocks are worth it from half as many
-/// rows on.
+/// H·I, in blocks of 64 x 64, at most 3.2 million and at least 20 million.
 bool is_small(const PersistentSpecs& specs) {
   return specs.gate_up.k_blocks * specs.down.k_blocks <= 800;
+}
+bool is_large(const PersistentSpecs& specs) {
+  return specs.gate_up.k_blocks * specs.down.k_blocks >= 5000;
 }
 /// Whether the first product makes so little of a row, and has so many, that the warp that gathers is waited
 /// for.
 bool outruns_gather(const PersistentSpecs& specs, std::int64_t mean_rows) {
   return specs.gate_up.feature_blocks <= 8 && mean_rows > 96;
+}
+/// Whether its products are so short that a tile more in flight is worth smaller tiles.
+bool is_short(const PersistentSpecs& specs, std::int64_t mean_rows) {
+  const std::int64_t k_blocks = specs.gate_up.k_blocks;
+  return mean_rows > kGatheringTile &&
+         (k_blocks <= 8 || (k_blocks < 32 && outruns_gather(specs, mean_rows)));
+}
+/// Whether a mean expert is two tiles, and not narrow.
+bool reads_weights_twice(const PersistentSpecs& specs, std::int64_t mean_rows, int tile) {
+  return !is_narrow(specs) && (mean_rows + tile - 1) / tile == 2;
 }
 
 /// Fewest rows of a mean expert at which two blocks that share its rows have something to do each.
@@ -119,8 +131,15 @@ int choose_row_tile(const PersistentSpecs& specs, std::int64_t mean_rows, std::i
   const bool one_tile_for_two =
       mean_rows >= kGatheringTile && mean_rows <= kCooperativeTile * 9 / 10;
   if (one_tile_for_two && is_narrow(specs) && 2 * items >= 3 * clusters) return kCooperativeTile;
+  // Or where nearly all fit either block whole.
   const bool fits_a_block = mean_rows >= kFewestCooperativeRows && mean_rows <= kDeepTile;
-  if (fits_a_block && is_small(specs) && items >= 3 * clusters) return kCooperativeTile;
+  if (fits_a_block && (is_narrow(specs) || is_small(specs)) && items >= 3 * clusters) {
+    return kCooperativeTile;
+  }
+  if (is_short(specs, mean_rows)) return kDeepTile;
+  if (is_large(specs) && reads_weights_twice(specs, mean_rows, kGatheringTile)) {
+    return kGatheringTile;
+  }
   // The deeper ring, where they are several tiles that fit it, with the same room. A single tile an
   // expert takes the larger one: an expert with a few rows more than the smaller would read its weights
   // twice.
@@ -164,12 +183,15 @@ PersistentPlan heuristic_plan(const Problem& problem, std::int64_t tokens,
   const std::int64_t rows = tokens * shape.top_k;
   const std::int64_t mean_rows = (rows + shape.experts - 1) / shape.experts;
   const int tile = choose_row_tile(specs, mean_rows, shape.experts, facts);
-  const bool gathers =
-      tile == kGatheringTile ? !outruns_gather(specs, mean_rows) : tile == kCooperativeTile;
+  // Two tiles with the same weights beside each other: few experts at a time, and large ones' rows are made
+  // before, so that the two wait for nothing but their weights.
+  const bool twice = reads_weights_twice(specs, mean_rows, tile);
+  const bool gathers = tile == kGatheringTile
+                           ? !outruns_gather(specs, mean_rows) && !(twice && is_large(specs))
+                           : tile == kCooperativeTile;
   PersistentPlan plan =
       plan_of(specs, rows, {tile, gathers && !problem.router.weight_on_input}, facts);
-  // Two tiles of an expert with much of either product: few experts at a time.
-  if (tile != kCooperativeTile && !is_narrow(specs) && (mean_rows + tile - 1) / tile == 2) {
+  if (twice && (tile == kDeepTile || is_large(specs))) {
     for (GroupedGemmConfig* const config : {&plan.gate_up, &plan.down}) {
       config->group_rows = std::max(2, config->group_rows / 4);
     }

@@ -79,6 +79,7 @@ TEST(HeuristicPlan, TakesTheKindThatWasFastest) {
   const Shape gpt_oss = {1, 2880, 2880, 128, 4};
   const Shape small_experts = {1, 2048, 512, 256, 8};
   const Shape lab = {1, 1024, 2048, 8, 2};
+  const Shape deepseek = {1, 7168, 2048, 256, 8};
   const auto with = [](Shape shape, std::int64_t tokens) {
     shape.tokens = tokens;
     return shape;
@@ -97,11 +98,17 @@ TEST(HeuristicPlan, TakesTheKindThatWasFastest) {
            Case{"128 rows, large experts", with(gpt_oss, 4096), kGatheringTile, true},
            Case{"256 rows, I = H", with(gpt_oss, 8192), kDeepTile, false},
            Case{"512 rows, I = H", with(gpt_oss, 16384), kGatheringTile, true},
-           Case{"256 rows of few experts", with(kMixtral, 1024), kDeepTile, false},
+           Case{"256 rows of few large experts", with(kMixtral, 1024), kGatheringTile, false},
+           Case{"512 rows of few large experts", with(kMixtral, 2048), kGatheringTile, true},
+           Case{"256 rows of few experts", with(lab, 1024), kDeepTile, false},
+           Case{"128 rows, I < H / 2", with(deepseek, 4096), kCooperativeTile, true},
+           Case{"64 rows, I < H / 2", with(deepseek, 2048), kGatheringTile, true},
            Case{"128 rows of few experts", with(lab, 512), kGatheringTile, true},
            Case{"64 rows, I = 512", with(small_experts, 2048), kGatheringTile, true},
            Case{"128 rows, I = 512", with(small_experts, 4096), kCooperativeTile, true},
            Case{"512 rows, I = 512", with(small_experts, 16384), kGatheringTile, false},
+           Case{"512 rows, H = 1024, I = 512", with({1, 1024, 512, 32, 8}, 2048), kDeepTile, false},
+           Case{"2048 rows, H = 512", with({1, 512, 2048, 4, 2}, 4096), kDeepTile, false},
        }) {
     const PersistentPlan plan = heuristic_plan(bf16(c.shape), c.shape.tokens, hopper());
     EXPECT_EQ(plan.gate_up.largest_tile, c.tile) << c.what;

@@ -87,7 +87,7 @@ fi
 bench journey_lab_bf16 60 -t moe_journey --preset lab --axis tokens=4096,16384
 bench journey_gpt-oss-120b_bf16 90 "${whole[@]}" --preset gpt-oss-120b --plain
 bench journey_olmoe-1b-7b_bf16 60 "${whole[@]}" --preset olmoe-1b-7b --plain
-bench journey_deepseek-v3_bf16 150 "${whole[@]}" --preset deepseek-v3 --plain
+bench journey_deepseek-v3_bf16 200 "${whole[@]}" --preset deepseek-v3 --plain
 # What tuning is worth; skewed routing is bench/skew_cost.cu's.
 for preset in qwen3-30b-a3b olmoe-1b-7b lab; do
   tuned "${preset}_uniform" 180 --preset "$preset" --plain --axis tokens=64,512,4096,16384

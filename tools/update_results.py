@@ -411,6 +411,26 @@ def skew_cost(path):
     return f"[{path}](/{path})\n\n" + table(header, rows)
 
 
+def layer_shares(path):
+    """Level 8 of every shape: its time, share of the twin, level 7's time over its own."""
+    of = {}
+    for row in json_lines(path):
+        tokens = int(row["problem"].split()[0][2:])
+        of.setdefault(row["shape"], {})[row["level"], tokens] = row
+    rows = []
+    for shape, found in of.items():
+        assert all(row["verified"] for row in found.values()), shape
+        counts = sorted({tokens for _, tokens in found})
+        cells = [shape, found["persistent", counts[0]]["problem"].split(" ", 1)[1]]
+        for tokens in counts:
+            mine, before = found["persistent", tokens], found["grouped_gemm", tokens]
+            cells.append(f"{time_text(mine['median_us'])}, {percent(mine['twin_share'])}, "
+                         f"{before['median_us'] / mine['median_us']:.2f}x")
+        rows.append(cells)
+    header = ["sizes of", "problem"] + [f"{tokens} tokens" for tokens in counts]
+    return f"[{path}](/{path}): time of level 8, its share of the dense twin, level 7's time over it\n\n" + table(header, rows)
+
+
 def stream_blocks(path, token_path):
     """Of one token the rows kept and those before, of more tokens the rows of `path`."""
     def mean(rows, field):
@@ -444,7 +464,7 @@ def machine(path):
     return table(["what", "value"], [[key, about[key]] for key in about if not isinstance(about[key], (dict, list))])
 
 
-VIEWS = {"journey": journey, "twins": twins, "scale": scale, "launches": launches, "repeated": repeated, "decode": decode, "gains": gains, "kernels": kernels, "level": level, "myths": myths, "tune": tune, "blocks": blocks, "routers": routers, "cuda_routers": cuda_routers, "block_cost": block_cost, "skew_cost": skew_cost, "stream_blocks": stream_blocks, "machine": machine}
+VIEWS = {"journey": journey, "twins": twins, "scale": scale, "launches": launches, "repeated": repeated, "decode": decode, "gains": gains, "kernels": kernels, "level": level, "myths": myths, "tune": tune, "blocks": blocks, "routers": routers, "cuda_routers": cuda_routers, "block_cost": block_cost, "skew_cost": skew_cost, "layer_shares": layer_shares, "stream_blocks": stream_blocks, "machine": machine}
 
 
 def missing(arguments):

@@ -33,12 +33,12 @@ std::string first_line_of(const std::string& command) {
 }
 
 Commit source_commit() {
-  Commit commit{.hash = git("rev-parse HEAD")};
-  if (commit.hash.empty()) {
-    std::error_code unreadable;
-    return read_commit(std::filesystem::read_symlink("/proc/self/exe", unreadable).string() +
-                       ".commit");
-  }
+  std::error_code unreadable;
+  Commit commit = read_commit(
+      std::filesystem::read_symlink("/proc/self/exe", unreadable).string() + ".commit");
+  if (!commit.hash.empty()) return commit;
+  commit.hash = git("rev-parse HEAD");
+  if (commit.hash.empty()) return commit;
   commit.modified = !git("status --porcelain --untracked-files=no").empty();
   return commit;
 }

@@ -13,8 +13,9 @@ struct Commit {
   std::string hash;  // "" when the sources are no git checkout or git is missing
   bool modified = false;
 };
-/// Asks git about the source folder this program was built from. Where that folder is not, a file
-/// beside the program, named like it with ".commit" at the end, tells (tools/cuda_pack.sh writes it).
+/// What a file beside the program says, named like it with ".commit" at the end (tools/cuda_pack.sh writes it
+/// for programs that run elsewhere, where the source folder may hold other sources); without one, git
+/// is asked about the source folder this program was built from.
 [[nodiscard]] Commit source_commit();
 /// What such a file says: the hash, and "modified" after it where that applies; empty without one.
 [[nodiscard]] Commit read_commit(const std::string& path);

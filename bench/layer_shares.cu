@@ -3,10 +3,12 @@
 // Weights and input are normal numbers made on the device, so that layers of tens of gigabytes are ready
 // in a second. The first and the last tokens of every output are compared with level 3 on the same
 // weights (which the tests compare with the fp64 oracle). Times are of one replayed graph of the whole
-// forward, routing included, taken in turns with the twin: two plain library GEMMs, [T·K,H]x[H,2I] and
-// [T·K,I]x[I,H]; levels that no graph can hold are called by a host that is idle before, and with --eager
-// all are, in a row of their own; host_us is what the call takes. Before each sample 256 MiB are written
-// and then read: L2 is cold and clean.
+// forward, routing included. The levels and the twin, two plain library GEMMs, [T·K,H]x[H,2I] and
+// [T·K,I]x[I,H], take turns: each round has a sample of each. Levels that do not fit beside the others have
+// rounds of their own, with the twin. Levels that no graph can hold are called by a host that is idle before,
+// and with --eager all are, in a row of their own; host_us is what the call takes. over_previous is the time of
+// the level named before over this one's, in the same rounds, with its 95 % interval. Before each sample
+// 256 MiB are written and then read: L2 is cold and clean.
 // --kernels adds the time of each kernel (CUPTI; recorded in runs of their own).
 #include <fmt/format.h>
 
@@ -21,6 +23,7 @@
 
 #include "cli/presets.h"
 #include "core/check.h"
+#include "core/statistics.h"
 #include "cuda/backend.h"
 #include "cuda/check.h"
 #include "cuda/ops/gemm_cublaslt.h"
@@ -79,10 +82,32 @@ struct DenseTwin {
   Matmul gate_up, down;
 };
 
-double median(std::vector<double> values) {
-  std::sort(values.begin(), values.end());
-  return values[values.size() / 2];
-}
+/// A level with its graph, where one can hold it, and what was measured of it.
+struct Contestant {
+  std::string name;
+  Layer layer;
+  std::unique_ptr<Graph> graph = nullptr;
+  double error = 0;  // the largest; NaN stays
+
+  struct Series {
+    const char* launch;
+    std::vector<double> us = {};
+    std::vector<double> shares = {};  // of the twin, round by round
+    std::vector<double> host = {};
+  };
+  std::vector<Series> series = {};
+
+  void forward(bool replays, const TensorView& x, const TensorView& y, cudaStream_t stream) {
+    if (replays) {
+      graph->launch(stream);
+    } else {
+      layer.forward(x, y);
+    }
+  }
+  void note_error(double one) {
+    if (!(one <= error)) error = one;
+  }
+};
 
 struct Options {
   int samples = 15;
@@ -91,6 +116,40 @@ struct Options {
   std::vector<std::int64_t> tokens = {4096, 16384};
   std::vector<std::string> levels = {"persistent"};
 };
+
+/// A row for each way in which the level was launched.
+void print_rows(const Model& model, const Shape& shape, const Contestant& one,
+                const Contestant* previous, const std::vector<double>& twin_us) {
+  std::string plan = one.layer.plan();
+  std::replace(plan.begin(), plan.end(), '\n', ' ');
+  constexpr double kTolerance = 1e-2;  // two bf16 roundings of the inner values, each way
+  for (const Contestant::Series& series : one.series) {
+    std::string over_previous;
+    if (previous != nullptr) {
+      const MedianRatio gain = median_ratio(previous->series.front().us, series.us);
+      over_previous = fmt::format(
+          "\"previous\":\"{}\",\"over_previous\":{:.4f},\"over_previous_95\":[{:.4f},{:.4f}],",
+          previous->name, gain.ratio, gain.low, gain.high);
+    }
+    fmt::print(
+        "{{\"shape\":\"{}\",\"problem\":\"{}\",\"level\":\"{}\",\"launch\":\"{}\","
+        "\"verified\":{},\"error\":{:.2e},\"median_us\":{:.1f},\"twin_us\":{:.1f},"
+        "\"twin_share\":{:.4f},{}\"host_us\":{:.1f},\"samples\":{},\"tflops\":{:.1f},"
+        "\"prepare_ms\":{:.1f},\"plan\":\"{}\"}}\n",
+        model.name, to_string(shape), one.name, series.launch, one.error <= kTolerance, one.error,
+        median(series.us), median(twin_us), median(series.shares), over_previous,
+        median(series.host), series.us.size(),
+        useful_flops({.shape = shape}) / median(series.us) * 1e-6,
+        one.layer.prepare_seconds() * 1e3, plan);
+  }
+}
+
+void print_error(const Model& model, std::int64_t tokens, const std::string& level,
+                 const Error& failure) {
+  fmt::print("{{\"shape\":\"{}\",\"tokens\":{},\"level\":\"{}\",\"error\":\"{}\"}}\n", model.name,
+             tokens, level, failure.what());
+  std::fflush(stdout);
+}
 
 void time_model(const Model& model, std::int64_t tokens, const Options& options) {
   const int samples = options.samples;
@@ -159,77 +218,94 @@ void time_model(const Model& model, std::int64_t tokens, const Options& options)
   MOE_CUDA_CHECK(cudaStreamSynchronize(stream.get()));
   const Graph twin_graph(stream.get(), [&] { twin.queue(stream.get()); });
   Timer timer(stream.get());
-  for (const std::string& name : options.levels) {
-    try {
-      Layer layer = Layer::create({.level = name,
-                                   .backend = Backend::kCuda,
-                                   .problem = problem,
-                                   .stream = stream.get(),
-                                   .launch = Launch::kEager},  // graphs are recorded here
-                                  weights);
-      MOE_CUDA_CHECK(cudaMemsetAsync(y.data, 0xff, y.bytes(), stream.get()));
-      layer.forward(x, y);
-      const double error_before = error();
-      std::unique_ptr<Graph> graph;
-      // Levels 4 and 6 read the experts' row counts on the host: no graph holds them.
-      if (layer.level().number == 5 || layer.level().number >= 7) {
-        graph = std::make_unique<Graph>(stream.get(), [&] { layer.forward(x, y); });
-      }
-      const auto eager = [&] { layer.forward(x, y); };
-      const auto replay = [&] { graph->launch(stream.get()); };
-      const auto time = [&](const char* launch, const std::function<void()>& forward) {
-        const bool host_idle = launch == std::string("eager");
-        std::vector<double> mine;
-        std::vector<double> dense;
-        std::vector<double> shares;
-        std::vector<double> host;
-        for (int i = -2; i < samples; ++i) {
-          const double before = timer.microseconds([&] { twin_graph.launch(stream.get()); });
+  const auto checked_forward = [&](Contestant& one) {
+    MOE_CUDA_CHECK(cudaMemsetAsync(y.data, 0xff, y.bytes(), stream.get()));
+    one.forward(one.graph != nullptr, x, y, stream.get());
+    one.note_error(error());
+  };
+  const auto add = [&](std::vector<Contestant>& to, const std::string& name) {
+    Contestant one{.name = name,
+                   .layer = Layer::create({.level = name,
+                                           .backend = Backend::kCuda,
+                                           .problem = problem,
+                                           .stream = stream.get(),
+                                           .launch = Launch::kEager},  // graphs are recorded here
+                                          weights)};
+    checked_forward(one);
+    // Levels 4 and 6 read the experts' row counts on the host: no graph holds them.
+    if (one.layer.level().number == 5 || one.layer.level().number >= 7) {
+      one.graph = std::make_unique<Graph>(stream.get(), [&] { one.layer.forward(x, y); });
+      one.series.push_back({.launch = "graph"});
+    }
+    if (one.graph == nullptr || options.eager) one.series.push_back({.launch = "eager"});
+    to.push_back(std::move(one));
+  };
+  std::vector<double> twin_us;
+  const auto race = [&](std::vector<Contestant>& contestants) {
+    for (int i = -2; i < samples; ++i) {
+      const double dense = timer.microseconds([&] { twin_graph.launch(stream.get()); });
+      twin_us.push_back(dense);
+      for (Contestant& one : contestants) {
+        for (Contestant::Series& series : one.series) {
+          const bool replays = series.launch == std::string("graph");
           double host_us = 0;
           const double us = timer.microseconds(
               [&] {
                 const auto start = std::chrono::steady_clock::now();
-                forward();
+                one.forward(replays, x, y, stream.get());
                 host_us = std::chrono::duration<double, std::micro>(
                               std::chrono::steady_clock::now() - start)
                               .count();
               },
-              host_idle);
+              !replays);
           if (i < 0) continue;
-          mine.push_back(us);
-          dense.push_back(before);
-          shares.push_back(before / us);
-          host.push_back(host_us);
+          series.us.push_back(us);
+          series.shares.push_back(dense / us);
+          series.host.push_back(host_us);
         }
-        const double error_after = error();
-        std::string plan = layer.plan();
-        std::replace(plan.begin(), plan.end(), '\n', ' ');
-        constexpr double kTolerance = 1e-2;  // two bf16 roundings of the inner values, each way
-        fmt::print(
-            "{{\"shape\":\"{}\",\"problem\":\"{}\",\"level\":\"{}\",\"launch\":\"{}\","
-            "\"verified\":{},\"error\":{:.2e},\"median_us\":{:.1f},\"twin_us\":{:.1f},"
-            "\"twin_share\":{:.4f},\"host_us\":{:.1f},\"samples\":{},\"tflops\":{:.1f},"
-            "\"prepare_ms\":{:.1f},\"plan\":\"{}\"}}\n",
-            model.name, to_string(shape), name, launch,
-            error_before <= kTolerance && error_after <= kTolerance,
-            std::max(error_before, error_after), median(mine), median(dense), median(shares),
-            median(host), samples, useful_flops({.shape = shape}) / median(mine) * 1e-6,
-            layer.prepare_seconds() * 1e3, plan);
-      };
-      if (graph != nullptr) time("graph", replay);
-      if (graph == nullptr || options.eager) time("eager", eager);
+      }
+      if (i < 0) twin_us.clear();
+    }
+    for (Contestant& one : contestants) checked_forward(one);
+    const Contestant* previous = nullptr;
+    for (Contestant& one : contestants) {
+      print_rows(model, shape, one, previous, twin_us);
       if (options.kernels) {
         timer.flush();
-        fmt::print(
-            "{{\"shape\":\"{}\",\"tokens\":{},\"level\":\"{}\",\"kernels_us\":\"{}\"}}\n",
-            model.name, tokens, name,
-            kernel_times(graph != nullptr ? std::function<void()>(replay) : eager, stream.get()));
+        const auto forward = [&] { one.forward(one.graph != nullptr, x, y, stream.get()); };
+        fmt::print("{{\"shape\":\"{}\",\"tokens\":{},\"level\":\"{}\",\"kernels_us\":\"{}\"}}\n",
+                   model.name, tokens, one.name, kernel_times(forward, stream.get()));
       }
-    } catch (const Error& error) {
-      fmt::print("{{\"shape\":\"{}\",\"level\":\"{}\",\"error\":\"{}\"}}\n", model.name, name,
-                 error.what());
+      previous = &one;
     }
     std::fflush(stdout);
+    twin_us.clear();
+  };
+
+  std::vector<std::string> alone;
+  {
+    std::vector<Contestant> together;
+    for (const std::string& name : options.levels) {
+      try {
+        add(together, name);
+      } catch (const Error& failure) {
+        if (failure.code() == ErrorCode::kOutOfMemory && !together.empty()) {
+          alone.push_back(name);
+        } else {
+          print_error(model, tokens, name, failure);
+        }
+      }
+    }
+    race(together);
+  }
+  for (const std::string& name : alone) {
+    try {
+      std::vector<Contestant> one;
+      add(one, name);
+      race(one);
+    } catch (const Error& failure) {
+      print_error(model, tokens, name, failure);
+    }
   }
 }
 

@@ -34,8 +34,8 @@ std::string first_line_of(const std::string& command) {
 
 Commit source_commit() {
   std::error_code unreadable;
-  Commit commit = read_commit(
-      std::filesystem::read_symlink("/proc/self/exe", unreadable).string() + ".commit");
+  Commit commit =
+      read_commit(std::filesystem::read_symlink("/proc/self/exe", unreadable).string() + ".commit");
   if (!commit.hash.empty()) return commit;
   commit.hash = git("rev-parse HEAD");
   if (commit.hash.empty()) return commit;

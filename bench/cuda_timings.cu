@@ -466,13 +466,12 @@ void time_shape(CudaDevice& device, const NamedShape& named) {
   for (const std::string& name : named.levels) {
     std::optional<Layer> layer;
     try {
-      layer.emplace(Layer::create(
-          {.level = name,
-           .backend = Backend::kCuda,
-           .problem = problem,
-           .stream = stream.get(),
-           .launch = Launch::kEager},
-          weights));
+      layer.emplace(Layer::create({.level = name,
+                                   .backend = Backend::kCuda,
+                                   .problem = problem,
+                                   .stream = stream.get(),
+                                   .launch = Launch::kEager},
+                                  weights));
       const auto forward = [&] { layer->forward(x, y); };
       MOE_CUDA_CHECK(cudaMemset(y.data, 0xff, y.bytes()));
       const double first_us = timer.sample(forward, true, true);

@@ -3,6 +3,8 @@
 # (default: here).
 #   run.sh test       every test of tests/cuda, and the conformance tests on the GPU
 #   run.sh bench ...  measure_gpu.sh ...: the benches whose results are committed, their JSON to $OUT
+#   run.sh presets P...  moe verify --preset P: levels 8 and 9 on the models' own blocks at full size, 24 tokens, one
+#                     after the other; log as in results/h200/verify_presets.log. No P: all that are no lab's
 #   run.sh sanitize   compute-sanitizer: memcheck and racecheck on the routing kernels, on a forward of each
 #                     level and on those of level 9 for one token, few and many
 #   run.sh time ...   cuda_timings ..., its rows also in $OUT/cuda_timings.jsonl
@@ -33,9 +35,24 @@ case ${1:-} in
     done
     exit $status ;;
   bench) shift; MOE=$PWD/moe ./measure_gpu.sh "$out" "$@" ;;
+  presets)
+    shift
+    names=("$@")
+    [ $# -gt 0 ] || mapfile -t names < <(./moe presets list | awk 'NR > 1 && $1 !~ /^lab/ {print $1}')
+    exec > >(tee -a "$out/verify_presets.log") 2>&1
+    status=0
+    for name in "${names[@]}"; do
+      arguments=(--preset "$name" --axis tokens=24 --backend cuda -t moe_journey:8 -t moe_journey:9 --tune-seconds 0)
+      echo "# moe verify ${arguments[*]}"
+      ./moe verify "${arguments[@]}" -q
+      code=$?
+      echo "# exit $code"
+      [ "$code" -eq 0 ] || status=$code
+    done
+    exit "$status" ;;
   sanitize)
     sanitize memcheck "$routing:$streaming:*off_tile_bf16:*several_chunks_bf16" &&
       sanitize racecheck "$routing:$streaming:*AgreeWithTheOracle/one_token_bf16" ;;
   time) shift; timeout 400 ./cuda_timings "$@" | tee "$out/cuda_timings.jsonl" ;;
-  *) sed -n '2,9s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 2 ;;
+  *) sed -n '2,11s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 2 ;;
 esac

@@ -10,6 +10,7 @@ struct Block {
 };
 
 inline constexpr Block kBlocks[] = {
+    {"expert_bias", "--expert-bias"},
     {"renormalised_with_bias", "--router softmax,bias"},
     {"softmax_raw", "--router softmax,raw,scale=1.5"},
     {"router_v2", "--router softmax,raw,groups=4/2,scale=16"},

@@ -260,9 +260,11 @@ class Specialised final : public LayerKernels {
   }
 
  private:
-  /// Whether the compiled kernels route: theirs is the default router, and every slot has a row.
+  /// Whether the compiled kernels route: theirs is the default router, every slot has a row, and topk_idx holds
+  /// their own placements, so that nothing else may ask it for experts, as biases do.
   [[nodiscard]] bool routes() const {
-    return problem_.router == Router{} && problem_.shared_intermediate == 0;
+    return problem_.router == Router{} && problem_.shared_intermediate == 0 &&
+           !problem_.expert_bias;
   }
   [[nodiscard]] std::int64_t row_bytes() const {
     return problem_.shape.hidden * static_cast<std::int64_t>(size_of(problem_.dtype));

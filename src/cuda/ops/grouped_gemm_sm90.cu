@@ -135,6 +135,9 @@ GroupedGemmSm90::GroupedGemmSm90(const GroupedGemmSpec& spec, const GroupedGemmC
   MOE_INTERNAL_CHECK(config.largest_tile == kGatheringTile || config.largest_tile == kDeepTile ||
                          config.largest_tile == kCooperativeTile,
                      "no kernel for tiles of {} rows", config.largest_tile);
+  MOE_INTERNAL_CHECK(!config.cooperative() || spec.k_blocks >= kFewestCooperativeSteps,
+                     "{} blocks of a reduction, cooperating blocks need {}", spec.k_blocks,
+                     kFewestCooperativeSteps);
   state_->kernel = kernel_for(spec.epilogue, config.largest_tile);
   state_->blocks = resident_blocks(state_->kernel, facts);
 }

@@ -52,6 +52,8 @@ struct GroupedGemmSpec {
 inline constexpr int kGatheringTile = 192;
 inline constexpr int kDeepTile = 144;
 inline constexpr int kCooperativeTile = 320;
+/// Fewest blocks of a reduction that cooperating blocks multiply.
+inline constexpr int kFewestCooperativeSteps = 3;
 
 /// What is chosen for a shape and its rows. Pure host arithmetic: choose_grouped_gemm().
 struct GroupedGemmConfig {

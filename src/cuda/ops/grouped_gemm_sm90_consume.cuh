@@ -35,20 +35,33 @@ __device__ __forceinline__ std::uint32_t pack_bf16(float low, float high) {
 /// A consumer's place in its own cycle.
 template <class Config>
 struct Consumer {
-  int index;                 // 0, 1: which of the two warpgroups
-  int thread;                // 0 .. 127
-  int warp;                  // 0 .. 3, in a way that the compiler sees that all lanes have the same
-  std::uint32_t weights_at;  // of its feature block in a stage
+  int index;   // 0, 1: which of the two warpgroups
+  int thread;  // 0 .. 127
+  int warp;    // 0 .. 3, in a way that the compiler sees that all lanes have the same
   std::uint32_t staging;
+  int queue_slot;  // to be read next
+  std::uint32_t queue_parity = 0;
   int chunk = 0;                // to be written next
   int unannounced = -1;         // announcement() of what is on its way
   std::uint32_t handed_on = 0;  // parity of the row tiles that were handed on
-  bool holds = false;  // the last stage of the tile before, where a part of it is on its way out
-  RingPosition<Config::kStages> at;
+  int holds =
+      -1;  // the last slot of weights of the tile before, where a part of it is on its way out
+  RingPosition<Config::kWeightSlots> at;
+  RingPosition<Config::kRowSlots> rows_at;  // of cooperating blocks, whose rows have their own ring
 
   static constexpr int kStoreBarrier = 1;  // + index: the 128 threads of one consumer
   static constexpr int kTurnBarrier = 3;   // + index: whose turn it is to multiply
 };
+
+/// What this consumer does next.
+template <class Config>
+__device__ __forceinline__ Work next_work(const Shared<Config>& shared, Consumer<Config>& me) {
+  mbarrier_wait_cluster(shared.queued(me.queue_slot), me.queue_parity);
+  const Work work = Work::read(shared.queue(me.queue_slot)).uniform();
+  if (Config::kCooperative) me.queue_slot ^= 1;
+  if (!Config::kCooperative || me.queue_slot == 0) me.queue_parity ^= 1;
+  return work;
+}
 
 /// Rows of the output tile that TMA may not write, because they belong to the next expert: the last
 /// kRowUnit rows of a tile, thread by thread, of which `valid` exist.
@@ -110,10 +123,27 @@ requires Config::kBias struct Epilogue<Config> {
   }
 };
 
+/// Outputs of pairs in the first half of a block's features, two rows each: made while the second half is
+/// still being multiplied, where Config::kTail > 0.
+template <class Config, int kRows>
+struct EarlyPairs {
+  std::uint32_t packed[Config::kPairs && Config::kTail > 0 ? kRows / 8 : 1];
+};
+
+/// Eight rows of one half.
+template <class Config, int kRows>
+__device__ __forceinline__ std::uint32_t pack_pairs(const float (&sums)[2][kRows / 2],
+                                                    const Epilogue<Config>& epilogue, int half,
+                                                    int i) {
+  return pack_bf16(epilogue.pair(sums[half][i], sums[half][i + 2], half),
+                   epilogue.pair(sums[half][i + 1], sums[half][i + 3], half));
+}
+
 /// 64 columns and up to kChunkRows rows, from `first` on, from registers to the chunk; the transposing
 /// store makes tokens the rows.
 template <class Config, int kRows>
 __device__ __forceinline__ void fill_chunk(const float (&sums)[2][kRows / 2],
+                                           const EarlyPairs<Config, kRows>& early,
                                            const Epilogue<Config>& epilogue, int half, int first,
                                            std::uint32_t to, int thread) {
   const int lane = thread % 32;
@@ -128,11 +158,11 @@ __device__ __forceinline__ void fill_chunk(const float (&sums)[2][kRows / 2],
       std::uint32_t packed[4] = {0, 0, 0, 0};
 #pragma unroll
       for (int q = 0; q < 4; ++q) {
-        const int i = (from + q * 8) / 2;
-        if (from + q * 8 < kRows) {
-          packed[q] = pack_bf16(epilogue.pair(sums[h][i], sums[h][i + 2], h),
-                                epilogue.pair(sums[h][i + 1], sums[h][i + 3], h));
-        }
+        const int row = from + q * 8;
+        if (row >= kRows) continue;
+        packed[q] = Config::kTail > 0 && h == 0
+                        ? early.packed[row / 8]
+                        : pack_pairs<Config, kRows>(sums, epilogue, h, row / 2);
       }
       stmatrix_x4_transposed(
           to + (part / 2 * 32 + lane) * 128 + (((h * 4 + warp) ^ (lane & 7)) << 4), packed[0],
@@ -171,46 +201,100 @@ __device__ __forceinline__ void store_boxes(std::uint32_t chunk, int rows, int r
   }
 }
 
-/// `last_stage`: of this consumer's weights in the tile's last stage, which is read.
+/// Where a consumer's part of a tile goes, and who stores it.
+template <class Config>
+struct Destination {
+  int row;
+  int column;  // of the feature block
+  int valid;   // rows
+  bool storing;
+
+  __device__ __forceinline__ Destination(const Work& work, const Consumer<Config>& me,
+                                         const GemmArguments& p)
+      : row(work.first_row), storing(me.warp == 0 && elect_lane()) {
+    const int feature_block = work.feature_block() + (Config::kCooperative ? me.index : 0);
+    column = feature_block * Config::kOutputFeatures;
+    valid = feature_block < p.feature_blocks ? work.valid() : 0;
+  }
+};
+
+/// Rows from `first` on leave through `chunk`. The chunk that is written after the next kPending must have
+/// left.
+template <class Config, int kRows, int kPending>
+__device__ __forceinline__ void store_chunk(const float (&sums)[2][kRows / 2],
+                                            const EarlyPairs<Config, kRows>& early,
+                                            const Epilogue<Config>& epilogue,
+                                            const Destination<Config>& to, int half, int first,
+                                            std::uint32_t chunk, const Consumer<Config>& me,
+                                            const OutMaps& out_maps, const GemmArguments& p) {
+  fill_chunk<Config, kRows>(sums, early, epilogue, half, first, chunk, me.thread);
+  fence_proxy_async();
+  if (to.storing) bulk_wait_group_read<kPending>();
+  named_barrier_sync(Consumer<Config>::kStoreBarrier + me.index, 128);
+  const int column = to.column + half * 64;
+  if (to.storing) {
+    const int left = min(max(to.valid - first, 0), Config::kChunkRows);
+    store_boxes<Config>(chunk, left / kRowUnit * kRowUnit, to.row + first, column, out_maps);
+    bulk_commit_group();
+  }
+  if (first + Config::kChunkRows >= kRows) {
+    // Only the last unit of a tile can be partial.
+    constexpr int kLast = kRows - kRowUnit;
+    if (to.valid - kLast < kRowUnit) {
+      store_partial<Config>(chunk + (kLast - first) * 128, me.thread, to.valid - kLast,
+                            to.row + kLast, column, p);
+    }
+  }
+}
+
+/// A tile from registers, through chunks in turn: staging memory, and where blocks cooperate the tile's last
+/// weights before it.
 template <class Config, int kRows>
 __device__ __forceinline__ void store_tile(const float (&sums)[2][kRows / 2],
-                                           const Epilogue<Config>& epilogue, const Work& work,
-                                           std::uint32_t last_stage, Consumer<Config>& me,
+                                           const EarlyPairs<Config, kRows>& early,
+                                           const Epilogue<Config>& epilogue,
+                                           const Destination<Config>& to,
+                                           std::uint32_t last_weights, Consumer<Config>& me,
                                            const OutMaps& out_maps, const GemmArguments& p) {
   constexpr int kHalves = Config::kPairs ? 1 : 2;
-  const int feature_block = work.feature_block() + (Config::kCooperative ? me.index : 0);
-  const int valid = feature_block < p.feature_blocks ? work.valid() : 0;
-  const bool storing = me.warp == 0 && elect_lane();
 #pragma unroll
   for (int half = 0; half < kHalves; ++half) {
-    const int column = feature_block * Config::kOutputFeatures + half * 64;
 #pragma unroll
     for (int first = 0; first < kRows; first += Config::kChunkRows) {
       const std::uint32_t chunk =
-          me.chunk < Config::kChunksInStage
-              ? last_stage + me.chunk * Config::kChunkBytes
-              : me.staging + (me.chunk - Config::kChunksInStage) * Config::kChunkBytes;
-      fill_chunk<Config, kRows>(sums, epilogue, half, first, chunk, me.thread);
-      fence_proxy_async();
-      // The chunk that is written next must have left.
-      if (storing) bulk_wait_group_read<Config::kChunks - 2>();
-      named_barrier_sync(Consumer<Config>::kStoreBarrier + me.index, 128);
-      if (storing) {
-        const int left = min(max(valid - first, 0), Config::kChunkRows);
-        store_boxes<Config>(chunk, left / kRowUnit * kRowUnit, work.first_row + first, column,
-                            out_maps);
-        bulk_commit_group();
-      }
-      if (first + Config::kChunkRows >= kRows) {
-        // Only the last unit of a tile can be partial.
-        constexpr int kLast = kRows - kRowUnit;
-        if (valid - kLast < kRowUnit) {
-          store_partial<Config>(chunk + (kLast - first) * 128, me.thread, valid - kLast,
-                                work.first_row + kLast, column, p);
-        }
-      }
+          me.chunk < Config::kChunksInWeights
+              ? last_weights + me.chunk * Config::kChunkBytes
+              : me.staging + (me.chunk - Config::kChunksInWeights) * Config::kChunkBytes;
+      store_chunk<Config, kRows, Config::kChunks - 2>(sums, early, epilogue, to, half, first, chunk,
+                                                      me, out_maps, p);
       me.chunk = me.chunk + 1 == Config::kChunks ? 0 : me.chunk + 1;
     }
+  }
+}
+
+/// One half of a tile of single outputs, the first while the second is still being multiplied. Its chunks are
+/// the part of the last weights that its products have read (`lower`) and staging memory, in turn; the second
+/// half has the other part (`upper`) first, then again these. `then` is called after the first chunk.
+template <class Config, int kRows, int kHalf, class Then>
+__device__ __forceinline__ void store_half(const float (&sums)[2][kRows / 2],
+                                           const Epilogue<Config>& epilogue,
+                                           const Destination<Config>& to,
+                                           std::uint32_t last_weights, const Consumer<Config>& me,
+                                           const OutMaps& out_maps, const GemmArguments& p,
+                                           Then&& then) {
+  constexpr int kChunksOfHalf = (kRows + Config::kChunkRows - 1) / Config::kChunkRows;
+  static_assert(kChunksOfHalf <= 3 && Config::kChunkBytes == Config::kHalfBytes &&
+                Config::kStagingBytes == Config::kChunkBytes);
+#pragma unroll
+  for (int i = 0; i < kChunksOfHalf; ++i) {
+    const bool upper = kHalf == 1 && i == 0;
+    const bool lower = (kHalf == 0 ? i : i - 1 + kChunksOfHalf) % 2 == 0;
+    const std::uint32_t chunk = upper   ? last_weights + Config::kHalfBytes
+                                : lower ? last_weights
+                                        : me.staging;
+    store_chunk<Config, kRows, kHalf>(sums, {}, epilogue, to, kHalf, i * Config::kChunkRows, chunk,
+                                      me, out_maps, p);
+    if (i == 0) then();
   }
 }
 
@@ -253,82 +337,152 @@ __device__ __forceinline__ void announce(const Shared<Config>& shared, const Gem
   }
 }
 
-/// All products of one tile and its stores: 128 features x kRows rows.
+/// All products of one tile and its stores: 128 features x kRows rows. Where blocks cooperate, `work` is the
+/// next one's afterwards.
 template <class Config, int kRows>
-__device__ __forceinline__ void multiply_tile(const Work& work, const Shared<Config>& shared,
+__device__ __forceinline__ void multiply_tile(Work& work, const Shared<Config>& shared,
                                               Consumer<Config>& me, std::uint32_t release_to,
                                               const OutMaps& out_maps, const GemmArguments& p) {
   float sums[2][kRows / 2];
-  const auto release = [&](int stage) {
-    if (me.thread < Config::kCluster) mbarrier_arrive_cluster(release_to + stage * 8);
+  // Slots of the rings that hold a k block.
+  struct Place {
+    int weights;
+    int rows;
   };
-  const auto multiply = [&](auto first_block) {
-    mbarrier_wait(shared.full(me.at.stage), me.at.parity);
+  const auto release = [&](const Place& place) {
+    if (me.thread < Config::kCluster) mbarrier_arrive_cluster(release_to + place.weights * 8);
+    if (Config::kCooperative && me.thread == 0) mbarrier_arrive(shared.rows_empty(place.rows));
+  };
+  // The next k block, once it is there.
+  const auto next = [&] {
+    const Place place{me.at.stage, Config::kCooperative ? me.rows_at.stage : me.at.stage};
+    if constexpr (Config::kCooperative) {
+      mbarrier_wait(shared.rows_full(place.rows), me.rows_at.parity);
+    }
+    mbarrier_wait(shared.full(place.weights), me.at.parity);
     if constexpr (Config::kRowThreads > 0) fence_proxy_async();  // rows came as ordinary writes
+    me.at.skip(Config::kFeatureBlocks);
+    me.rows_at.advance();
+    return place;
+  };
+  const auto product = [&](const Place& place, int k, int half, auto starts) {
+    const std::uint64_t a = SwizzledOperand::at(shared.weight_slot(place.weights))
+                                .plus_bytes(half * Config::kHalfBytes + k * 32)
+                                .descriptor();
+    const std::uint64_t b =
+        SwizzledOperand::at(shared.row_slot(place.rows)).plus_bytes(k * 32).descriptor();
+    if (starts.value && k == 0) {
+      WgmmaBf16<kRows>::start(sums[half], a, b);
+    } else {
+      WgmmaBf16<kRows>::accumulate(sums[half], a, b);
+    }
+  };
+  constexpr int kSteps = static_cast<int>(kBlockDepth) / 16;
+  const auto multiply = [&](auto starts) {
+    const Place place = next();
     wgmma_fence();
-    const auto stage = SwizzledOperand::at(shared.stage(me.at.stage));
-    const SwizzledOperand weights = stage.plus_bytes(me.weights_at);
-    const SwizzledOperand rows = stage.plus_bytes(Config::kWeightBytes);
 #pragma unroll
-    for (int k = 0; k < static_cast<int>(kBlockDepth) / 16; ++k) {
+    for (int k = 0; k < kSteps; ++k) {
 #pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        const std::uint64_t a = weights.plus_bytes(half * Config::kHalfBytes + k * 32).descriptor();
-        const std::uint64_t b = rows.plus_bytes(k * 32).descriptor();
-        if (first_block.value && k == 0) {
-          WgmmaBf16<kRows>::start(sums[half], a, b);
-        } else {
-          WgmmaBf16<kRows>::accumulate(sums[half], a, b);
-        }
-      }
+      for (int half = 0; half < 2; ++half) product(place, k, half, starts);
     }
     wgmma_commit_group();
+    return place;
   };
 
-  // One group stays in flight; a stage is released when the group after its own is queued.
-  multiply(std::true_type());
-  int previous = me.at.stage;
-  if (Config::kCooperative && me.holds) {
+  // One group stays in flight; a place is released when the group after its own is queued.
+  Place previous = multiply(std::true_type());
+  if (Config::kCooperative && me.holds >= 0) {
     if (me.warp == 0 && elect_lane()) bulk_wait_group_read<0>();
     __syncwarp();
     // Rows of a partial unit were read from it by ordinary loads.
-    const int held = previous == 0 ? Config::kStages - 1 : previous - 1;
-    if (me.thread < Config::kCluster) mbarrier_arrive_release_cluster(release_to + held * 8);
+    if (me.thread < Config::kCluster) mbarrier_arrive_release_cluster(release_to + me.holds * 8);
   }
-  me.at.advance();
-  for (int k = 1; k < p.k_blocks; ++k) {
-    multiply(std::false_type());
+  for (int k = 1; k < p.k_blocks - Config::kTail; ++k) {
+    const Place now = multiply(std::false_type());
     wgmma_wait_group<1>();
     release(previous);
-    previous = me.at.stage;
-    me.at.advance();
-  }
-  // The other consumer may queue its products now: they start when these are done.
-  if constexpr (!Config::kCooperative) {
-    named_barrier_arrive(Consumer<Config>::kTurnBarrier + (me.index ^ 1), 256);
+    previous = now;
   }
   // Loads that the last products hide.
-  const auto epilogue = [&] {
+  const auto begin_epilogue = [&] {
     if constexpr (Config::kBias)
       return Epilogue<Config>(p, work, me);
     else
       return Epilogue<Config>();
-  }();
-  wgmma_wait_group<0>();
-  if constexpr (Config::kCooperative) {
-    me.chunk = 0;
-    me.holds = true;
-  } else {
+  };
+  const auto announce_previous = [&](int announcement_of_this) {
+    if constexpr (Config::kAnnounces) {
+      if (p.finished != nullptr && me.unannounced >= 0) hand_on(shared, me, me.unannounced);
+      me.unannounced = announcement_of_this;
+    }
+  };
+  EarlyPairs<Config, kRows> early;
+  if constexpr (Config::kTail == 0) {
+    // The other consumer may queue its products now: they start when these are done.
+    named_barrier_arrive(Consumer<Config>::kTurnBarrier + (me.index ^ 1), 256);
+    const auto epilogue = begin_epilogue();
+    wgmma_wait_group<0>();
     release(previous);
+    keep_here(sums[0]);
+    keep_here(sums[1]);
+    announce_previous(announcement<Config>(work));
+    const Destination<Config> to(work, me, p);
+    store_tile<Config, kRows>(sums, early, epilogue, to, 0, me, out_maps, p);
+  } else {
+    constexpr int kTail = Config::kTail;
+    Place tail[kTail];
+#pragma unroll
+    for (int i = 0; i < kTail; ++i) {
+      tail[i] = next();
+      wgmma_fence();
+#pragma unroll
+      for (int k = 0; k < kSteps; ++k) product(tail[i], k, 0, std::false_type());
+    }
+    wgmma_commit_group();
+#pragma unroll
+    for (int i = 0; i < kTail; ++i) {
+#pragma unroll
+      for (int k = 0; k < kSteps; ++k) product(tail[i], k, 1, std::false_type());
+      wgmma_commit_group();
+    }
+    const auto epilogue = begin_epilogue();
+    const Destination<Config> to(work, me, p);
+    const int announced = announcement<Config>(work);
+    work = next_work(shared, me);  // the products run meanwhile
+    wgmma_wait_group<kTail + 1>();
+    release(previous);
+    const Place last = tail[kTail - 1];
+    const std::uint32_t last_weights = shared.weight_slot(last.weights);
+    wgmma_wait_group<kTail>();
+    keep_here(sums[0]);
+    announce_previous(announced);
+    static_assert(kTail == 2);
+    const auto release_first_of_tail = [&] {
+      wgmma_wait_group<1>();
+      release(tail[0]);
+    };
+    if constexpr (Config::kPairs) {
+#pragma unroll
+      for (int i = 0; i < kRows / 8; ++i) {
+        early.packed[i] = pack_pairs<Config, kRows>(sums, epilogue, 0, i * 4);
+        if (i == kRows / 16) release_first_of_tail();
+      }
+    } else {
+      store_half<Config, kRows, 0>(sums, epilogue, to, last_weights, me, out_maps, p,
+                                   release_first_of_tail);
+    }
+    wgmma_wait_group<0>();
+    if (me.thread == 0) mbarrier_arrive(shared.rows_empty(last.rows));
+    me.holds = last.weights;
+    keep_here(sums[1]);
+    if constexpr (Config::kPairs) {
+      me.chunk = 0;
+      store_tile<Config, kRows>(sums, early, epilogue, to, last_weights, me, out_maps, p);
+    } else {
+      store_half<Config, kRows, 1>(sums, epilogue, to, last_weights, me, out_maps, p, [] {});
+    }
   }
-  keep_here(sums[0]);
-  keep_here(sums[1]);
-  if constexpr (Config::kAnnounces) {
-    if (p.finished != nullptr && me.unannounced >= 0) hand_on(shared, me, me.unannounced);
-    me.unannounced = announcement<Config>(work);
-  }
-  store_tile<Config, kRows>(sums, epilogue, work, shared.stage(previous) + me.weights_at, me,
-                            out_maps, p);
 }
 
 template <class Config>
@@ -336,29 +490,27 @@ __device__ __forceinline__ void consume(const Shared<Config>& shared, const OutM
                                         const GemmArguments& p) {
   const int warp = __shfl_sync(kAllLanes, static_cast<int>(threadIdx.x) / 32, 0);
   Consumer<Config> me{(warp - Config::kProducerThreads / 32) / 4,
-                      static_cast<int>(threadIdx.x) % 128, warp % 4, 0, 0};
+                      static_cast<int>(threadIdx.x) % 128, warp % 4, 0};
   me.staging = shared.staging(me.index);
-  if (Config::kCooperative) me.weights_at = me.index * static_cast<int>(kBlockBytes);
+  me.queue_slot = Config::kCooperative ? 0 : me.index;
+  if (Config::kCooperative) me.at.skip(me.index);
   // Arrivals go to every block that writes into this one's ring.
   const std::uint32_t release_to =
       cluster_address(shared.empty(0), me.thread < Config::kCluster ? me.thread : 0);
-  int slot = 0;
   if (!Config::kCooperative && me.index == 1) {
-    slot = 1;
     named_barrier_arrive(Consumer<Config>::kTurnBarrier, 256);
     me.at.skip(p.k_blocks);
   }
-  for (std::uint32_t parity = 0;;) {
-    mbarrier_wait_cluster(shared.queued(slot), parity);
-    const Work work = Work::read(shared.queue(slot)).uniform();
-    if (work.rows() == 0) break;
-    if constexpr (Config::kCooperative) {
-      named_barrier_sync(Consumer<Config>::kStoreBarrier + me.index, 128);  // all have read it
-    } else {
-      // Parities tell only neighbouring phases apart: this consumer may not wait for its tile's
-      // stages before the other one has seen the last stage of the tile before.
-      named_barrier_sync(Consumer<Config>::kTurnBarrier + me.index, 256);
-    }
+  Work work = next_work(shared, me);
+  if (Config::kCooperative && work.rows() > 0) {
+    named_barrier_sync(Consumer<Config>::kStoreBarrier + me.index, 128);  // all have read it
+  }
+  while (work.rows() > 0) {
+    // Parities tell only neighbouring phases apart: in pingpong a consumer may not wait for its tile's
+    // stages before the other one has seen the last stage of the tile before.
+    if (!Config::kCooperative) named_barrier_sync(Consumer<Config>::kTurnBarrier + me.index, 256);
+    // All threads of the consumer have met since they read it.
+    const int slot = Config::kCooperative ? me.queue_slot ^ 1 : me.queue_slot;
     if (me.thread == 0) mbarrier_arrive_cluster(cluster_address(shared.taken(slot), 0));
 #define MOE_TILE(kUnits)                                                                   \
   case kUnits:                                                                             \
@@ -380,12 +532,9 @@ __device__ __forceinline__ void consume(const Shared<Config>& shared, const OutM
       MOE_TILE(12)
     }
 #undef MOE_TILE
-    if constexpr (Config::kCooperative) {
-      slot ^= 1;
-      if (slot == 0) parity ^= 1;
-    } else {
-      parity ^= 1;
+    if constexpr (!Config::kCooperative) {
       me.at.skip(p.k_blocks);  // the other consumer's
+      work = next_work(shared, me);
     }
   }
   if (Config::kAnnounces && p.finished != nullptr) {

@@ -8,10 +8,12 @@
 //                it. One warp gathers rows ahead of the loads (when they are not gathered yet).
 //   cooperative  Both work on the same two blocks of features, each on half of the tile's rows, or, where
 //                these are few, each on all rows and two blocks of its own. A consumer has one of the feature
-//                blocks. A warpgroup of its own brings the rows into the ring.
+//                blocks. Rows have a ring of their own and come by a warpgroup (from the tokens' order) or a
+//                thread (by boxes). A consumer makes outputs of its first features while it multiplies the
+//                others'.
 //
-//   scheduler ──tile──▶ queue[2] ──▶ loader ──weights, rows; half of what is shared──▶ ring[kStages]
-//                          └──────▶ consumers ◀──────────full / empty───────────────────────┘
+//   scheduler ──tile──▶ queue[2] ──▶ loader ──weights, rows; half of what is shared──▶ ring
+//                          └──────▶ consumers ◀──────────full / empty───────────────────┘
 #pragma once
 
 #include "cuda/device/cluster.cuh"
@@ -32,15 +34,21 @@ __global__ void __cluster_dims__(Config::kCluster, 1, 1) __launch_bounds__(Confi
   extern __shared__ __align__(1024) std::uint8_t raw[];
   const auto shared = Shared<Config>::of(raw);
   if (threadIdx.x == 0) {
-    for (int s = 0; s < Config::kStages; ++s) {
-      mbarrier_init(shared.full(s), 1 + Config::kRowThreads);
-      mbarrier_init(shared.empty(s), Config::kCluster * Config::kConsumersOfTile);
+    for (int s = 0; s < Config::kWeightSlots; ++s) {
+      mbarrier_init(shared.full(s), 1);
+      mbarrier_init(shared.empty(s), Config::kCluster);
+    }
+    if constexpr (Config::kCooperative) {
+      for (int s = 0; s < Config::kRowSlots; ++s) {
+        mbarrier_init(shared.rows_full(s), max(1, Config::kRowThreads));
+        mbarrier_init(shared.rows_empty(s), Config::kConsumersOfTile);
+      }
     }
     for (int slot = 0; slot < 2; ++slot) {
       mbarrier_init(shared.queued(slot), 1);
-      // In each block: the loader, the consumers, the warps that load rows.
+      // In each block: the loader, the consumers, who loads rows.
       mbarrier_init(shared.taken(slot),
-                    Config::kCluster * (1 + Config::kConsumersOfTile + Config::kRowThreads / 32));
+                    Config::kCluster * (1 + Config::kConsumersOfTile + Config::kRowReaders));
     }
     mbarrier_init(shared.gathered(), 1);
     for (int consumer = 0; consumer < 2; ++consumer) {
@@ -58,9 +66,15 @@ __global__ void __cluster_dims__(Config::kCluster, 1, 1) __launch_bounds__(Confi
   if (threadIdx.x < 128) {
     release_registers<Config::kLoaderRegisters>();
     if (threadIdx.x == 0) {
-      load(shared, tokens, p);
+      if constexpr (Config::kCooperative) {
+        load_weights(shared, p);
+      } else {
+        load(shared, tokens, p);
+      }
     } else if (threadIdx.x == 32 && cluster_rank() == 0) {
       schedule(shared, p);
+    } else if (Config::kCooperative && Config::kRowThreads == 0 && threadIdx.x == 64) {
+      load_boxes(shared, tokens, p);
     } else if (Config::kGatherPieces > 0 && threadIdx.x / 32 == 2 && p.source != nullptr) {
       gather(shared, p);
     } else if (Config::kAnnounces && threadIdx.x == 96 && p.finished != nullptr) {

@@ -18,12 +18,13 @@ GroupedGemmKernel kernel_of_config() {
 template <GemmEpilogue kEpilogue>
 GroupedGemmKernel grouped_gemm_kernel_for(int largest_tile) {
   if (largest_tile == kGatheringTile) {
-    return kernel_of_config<GemmConfig<kEpilogue, Division::kPingpong, kGatheringTile, 5>>();
+    return kernel_of_config<GemmConfig<kEpilogue, Division::kPingpong, kGatheringTile, 5, 5>>();
   }
   if (largest_tile == kDeepTile) {
-    return kernel_of_config<GemmConfig<kEpilogue, Division::kPingpong, kDeepTile, 6>>();
+    return kernel_of_config<GemmConfig<kEpilogue, Division::kPingpong, kDeepTile, 6, 6>>();
   }
-  return kernel_of_config<GemmConfig<kEpilogue, Division::kCooperative, kCooperativeTile / 2, 4>>();
+  return kernel_of_config<
+      GemmConfig<kEpilogue, Division::kCooperative, kCooperativeTile / 2, 8, 4>>();
 }
 
 }  // namespace moe::cuda

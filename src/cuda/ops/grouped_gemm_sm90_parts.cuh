@@ -22,8 +22,10 @@ enum class Division : std::uint8_t {
 };
 
 /// Tile sizes of the kernel. A consumer holds 128 x kLargestTile fp32 sums, in 192 registers a thread
-/// at 192 rows. Smaller tiles leave shared memory for another stage.
-template <GemmEpilogue kTheEpilogue, Division kTheDivision, int kTheLargestTile, int kTheStages>
+/// at 192 rows. Smaller tiles leave shared memory for another stage. In pingpong a stage is a slot of weights and
+/// one of rows; cooperating blocks have a ring of either.
+template <GemmEpilogue kTheEpilogue, Division kTheDivision, int kTheLargestTile,
+          int kTheWeightSlots, int kTheRowSlots>
 struct GemmConfig {
   static constexpr GemmEpilogue kEpilogue = kTheEpilogue;
   static constexpr bool kPairs = has_pairs(kEpilogue);
@@ -33,7 +35,9 @@ struct GemmConfig {
   static constexpr bool kCooperative = kTheDivision == Division::kCooperative;
   static constexpr int kCluster = 2;
   static constexpr int kLargestTile = kTheLargestTile;  // of one block
-  static constexpr int kStages = kTheStages;
+  static constexpr int kWeightSlots = kTheWeightSlots;  // of one block of weights
+  static constexpr int kRowSlots = kTheRowSlots;        // of one k block of a tile's rows
+  static_assert(kCooperative || kWeightSlots == kRowSlots);
   // A warpgroup that copies rows from the tokens' order straight into the ring. Where there is none, the
   // loader fetches boxes of rows that are in the experts' order.
   static constexpr int kRowThreads = kCooperative && kActivates ? 128 : 0;
@@ -43,35 +47,41 @@ struct GemmConfig {
   static constexpr int kConsumerRegisters = kRowThreads > 0 ? 208 : 232;
   static constexpr int kLoaderRegisters = 40;
   static constexpr int kRowRegisters = 56;
-  static constexpr int kFeatureBlocks = kCooperative ? 2 : 1;  // of a stage
+  static constexpr int kFeatureBlocks = kCooperative ? 2 : 1;  // of a k block
+  // Threads or warps, beside the loader and the consumers, that read what comes next.
+  static constexpr int kRowReaders = kRowThreads > 0 ? kRowThreads / 32 : kCooperative ? 1 : 0;
   static constexpr int kConsumersOfTile = kCooperative ? 2 : 1;
-  static constexpr int kWeightBytes = kFeatureBlocks * static_cast<int>(kBlockBytes);
+  // The last k blocks of a tile, in which the products of the first half of the features go before those of the
+  // second, so that the first half's epilogue runs beside these.
+  static constexpr int kTail = kCooperative ? kFewestCooperativeSteps - 1 : 0;
   static constexpr int kRowBytes = static_cast<int>(kBlockDepth) * 2;  // of one k block
-  static constexpr int kStageBytes = kWeightBytes + kLargestTile * kRowBytes;
+  static constexpr int kRowSlotBytes = kLargestTile * kRowBytes;
   static constexpr int kHalfBytes = 64 * kRowBytes;  // 64 of the 128 features
-  // Finished sums leave through chunks of 64 columns, 8 KiB a consumer beside the ring. Cooperating
-  // consumers multiply nothing meanwhile: each has its half of the weights of the tile's last stage, too.
+  // Finished sums leave through chunks of 64 columns, 8 KiB a consumer beside the ring. A cooperating consumer
+  // has the tile's last block of weights, too, once it is multiplied.
   static constexpr int kChunkRows = kCooperative ? 64 : 32;
   static constexpr int kChunkBytes = kChunkRows * 128;
   static constexpr int kStagingBytes = 8192;  // of one consumer
-  static constexpr int kChunksInStage =
+  static constexpr int kChunksInWeights =
       kCooperative ? static_cast<int>(kBlockBytes) / kChunkBytes : 0;
-  static constexpr int kChunks = kChunksInStage + kStagingBytes / kChunkBytes;
+  static constexpr int kChunks = kChunksInWeights + kStagingBytes / kChunkBytes;
   static constexpr int kOutputFeatures = kPairs ? 64 : 128;  // a tile's
   // Pieces of rows on their way from the tokens' order to the experts'. What is left of shared memory.
   static constexpr int kGatherPieces =
       kActivates && !kCooperative && kLargestTile == kGatheringTile ? 5 : 0;
   static constexpr int kGatherPieceBytes = 2048;
   // Shared memory, from a 1024-byte boundary on.
-  static constexpr int kStagingAt = kStages * kStageBytes;
+  static constexpr int kRowsAt = kWeightSlots * static_cast<int>(kBlockBytes);
+  static constexpr int kStagingAt = kRowsAt + kRowSlots * kRowSlotBytes;
   static constexpr int kPiecesAt = kStagingAt + 2 * kStagingBytes;
   // Whether there is a kernel that can begin on finished row tiles of this one's output.
   static constexpr bool kAnnounces = kActivates;
   static constexpr int kQueueAt = kPiecesAt + kGatherPieces * kGatherPieceBytes;
   static constexpr int kStoredTilesAt = kQueueAt + 2 * 16;  // row tile of each consumer
   static constexpr int kBarriersAt = kStoredTilesAt + 2 * 16;
-  static constexpr int kSharedBytes = kBarriersAt + (2 * kStages + 9) * 8;
-  static_assert(kStageBytes % 1024 == 0 && kStagingAt % 1024 == 0,
+  static constexpr int kSharedBytes =
+      kBarriersAt + (2 * kWeightSlots + 9 + (kCooperative ? 2 * kRowSlots : 0)) * 8;
+  static_assert(kRowSlotBytes % 1024 == 0 && kStagingAt % 1024 == 0,
                 "the swizzle repeats in 1024 bytes");
 };
 
@@ -160,8 +170,11 @@ struct Shared {
   __device__ __forceinline__ std::uint32_t piece(int i) const {
     return base + Config::kPiecesAt + i * Config::kGatherPieceBytes;
   }
-  __device__ __forceinline__ std::uint32_t stage(int s) const {
-    return base + s * Config::kStageBytes;
+  __device__ __forceinline__ std::uint32_t weight_slot(int s) const {
+    return base + s * static_cast<int>(kBlockBytes);
+  }
+  __device__ __forceinline__ std::uint32_t row_slot(int s) const {
+    return base + Config::kRowsAt + s * Config::kRowSlotBytes;
   }
   __device__ __forceinline__ std::uint32_t staging(int consumer) const {
     return base + Config::kStagingAt + consumer * Config::kStagingBytes;
@@ -172,24 +185,32 @@ struct Shared {
   __device__ __forceinline__ std::uint32_t full(int s) const {
     return base + Config::kBarriersAt + s * 8;
   }
-  __device__ __forceinline__ std::uint32_t empty(int s) const { return full(Config::kStages + s); }
+  __device__ __forceinline__ std::uint32_t empty(int s) const {
+    return full(Config::kWeightSlots + s);
+  }
   __device__ __forceinline__ std::uint32_t queued(int slot) const {
-    return full(2 * Config::kStages + slot);
+    return full(2 * Config::kWeightSlots + slot);
   }
   __device__ __forceinline__ std::uint32_t taken(int slot) const {
-    return full(2 * Config::kStages + 2 + slot);
+    return full(2 * Config::kWeightSlots + 2 + slot);
   }
   __device__ __forceinline__ std::uint32_t gathered() const {
-    return full(2 * Config::kStages + 4);
+    return full(2 * Config::kWeightSlots + 4);
   }
   __device__ __forceinline__ std::uint32_t stored_tile(int consumer) const {
     return base + Config::kStoredTilesAt + consumer * 16;
   }
   __device__ __forceinline__ std::uint32_t stored(int consumer) const {
-    return full(2 * Config::kStages + 5 + consumer);
+    return full(2 * Config::kWeightSlots + 5 + consumer);
   }
   __device__ __forceinline__ std::uint32_t announced(int consumer) const {
-    return full(2 * Config::kStages + 7 + consumer);
+    return full(2 * Config::kWeightSlots + 7 + consumer);
+  }
+  __device__ __forceinline__ std::uint32_t rows_full(int s) const {
+    return full(2 * Config::kWeightSlots + 9 + s);
+  }
+  __device__ __forceinline__ std::uint32_t rows_empty(int s) const {
+    return rows_full(Config::kRowSlots + s);
   }
 };
 

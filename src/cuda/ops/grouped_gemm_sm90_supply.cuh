@@ -152,15 +152,14 @@ __device__ __forceinline__ void wait_for_rows(const GemmArguments& p, int row_ti
 }
 
 // --- loader --------------------------------------------------------------------------------------
-/// One thread a block: fills the ring, one stage a k block. In pingpong, blocks that have the same rows
-/// load half of them each, for both; cooperating blocks that have the same weights, half of those.
+/// One thread a block, in pingpong: fills the ring, weights and rows of one k block a stage. Blocks that
+/// have the same rows load half of them each, for both.
 template <class Config>
 __device__ __forceinline__ void load(const Shared<Config>& shared, const TokenMaps& tokens,
                                      const GemmArguments& p) {
   const auto rank = static_cast<int>(cluster_rank());
-  const std::size_t next_feature_block = static_cast<std::size_t>(p.k_blocks) * kBlockBytes;
-  RingPosition<Config::kStages> at;
-  [[maybe_unused]] int stored_from = -1;  // the stage that the tile before leaves from
+  const std::size_t feature_block = static_cast<std::size_t>(p.k_blocks) * kBlockBytes;
+  RingPosition<Config::kWeightSlots> at;
   for (int turn = 0;; ++turn) {
     const int slot = turn % 2;
     mbarrier_arrive_expect_bytes(shared.queued(slot), sizeof(Work));
@@ -168,59 +167,107 @@ __device__ __forceinline__ void load(const Shared<Config>& shared, const TokenMa
     const Work work = Work::read(shared.queue(slot));
     const int rows = work.rows();
     if (rows == 0) {  // the other consumer is told next; nobody waits for that slot any more
-      if (!Config::kCooperative)
-        mbarrier_arrive_expect_bytes(shared.queued(slot ^ 1), sizeof(Work));
+      mbarrier_arrive_expect_bytes(shared.queued(slot ^ 1), sizeof(Work));
       return;
     }
     mbarrier_arrive_cluster(cluster_address(shared.taken(slot), 0));
     const char* weights =
-        reinterpret_cast<const char*>(p.weights) + work.weight_block * next_feature_block;
+        reinterpret_cast<const char*>(p.weights) + work.weight_block * feature_block;
     const std::uint64_t policy = l2_policy(work.read_once());
-    const bool half = !Config::kCooperative && work.shared();
-    const int my_rows = half || Config::kCooperative ? rows / 2 : rows;  // of a box
+    const bool half = work.shared();
+    const int my_rows = half ? rows / 2 : rows;  // of a box
     const CUtensorMap* map = &tokens.half_tile[my_rows / 8 - 1];
     const std::uint32_t offset = half ? rank * my_rows * Config::kRowBytes : 0;
     const int row = work.first_row + (half ? rank * my_rows : 0);
-    const std::uint32_t bytes =
-        Config::kWeightBytes + (Config::kRowThreads > 0 ? 0 : rows * Config::kRowBytes);
+    const std::uint32_t bytes = static_cast<std::uint32_t>(kBlockBytes) + rows * Config::kRowBytes;
     for (int k = 0; k < p.k_blocks; ++k) {
-      // Consumers, the neighbour's too, read the rows of a partial unit by ordinary loads from a stage that
-      // they stored from. With short reductions more than one such stage can be in the ring.
-      if (Config::kCooperative && (at.stage == stored_from || p.k_blocks < Config::kStages)) {
-        mbarrier_wait_cluster(shared.empty(at.stage), at.parity ^ 1);
-      } else {
-        mbarrier_wait(shared.empty(at.stage), at.parity ^ 1);
-      }
+      mbarrier_wait(shared.empty(at.stage), at.parity ^ 1);
       const std::uint32_t full = shared.full(at.stage);
-      const std::uint32_t stage = shared.stage(at.stage);
       mbarrier_arrive_expect_bytes(full, bytes);
       const int column = k * static_cast<int>(kBlockDepth);
-      const std::uint32_t to = stage + Config::kWeightBytes + offset;
-      if constexpr (Config::kCooperative) {
-        if (work.shared()) {
-          bulk_load_cached(stage, weights, kBlockBytes, full, policy);
-          bulk_load_cached(stage + static_cast<int>(kBlockBytes), weights + next_feature_block,
-                           kBlockBytes, full, policy);
-        } else {
-          bulk_load_multicast(stage + rank * static_cast<int>(kBlockBytes), weights, kBlockBytes,
-                              full, policy, 0b11);
-        }
-        if constexpr (Config::kRowThreads == 0) {
-          if (k == 0) wait_for_rows(p, work.row_tile);
-          tensor_load(to, map, column, row, full);
-          tensor_load(to + my_rows * Config::kRowBytes, map, column, row + my_rows, full);
-        }
+      const std::uint32_t to = shared.row_slot(at.stage) + offset;
+      bulk_load_cached(shared.weight_slot(at.stage), weights, kBlockBytes, full, policy);
+      if (k == 0) wait_for_rows(p, work.row_tile);
+      if (half) {
+        tensor_load_multicast(to, map, column, row, full, 0b11);
       } else {
-        bulk_load_cached(stage, weights, kBlockBytes, full, policy);
-        if (k == 0) wait_for_rows(p, work.row_tile);
-        if (half) {
-          tensor_load_multicast(to, map, column, row, full, 0b11);
-        } else {
-          tensor_load(to, map, column, row, full);
-        }
+        tensor_load(to, map, column, row, full);
       }
       weights += kBlockBytes;
-      if (k + 1 == p.k_blocks) stored_from = at.stage;
+      at.advance();
+    }
+  }
+}
+
+/// One thread a block, where blocks cooperate: fills the ring of weights, for each k block one slot a
+/// consumer. Blocks that have the same weights load those of one consumer each, for both.
+template <class Config>
+__device__ __forceinline__ void load_weights(const Shared<Config>& shared, const GemmArguments& p) {
+  const auto rank = static_cast<int>(cluster_rank());
+  const std::size_t feature_block = static_cast<std::size_t>(p.k_blocks) * kBlockBytes;
+  RingPosition<Config::kWeightSlots> at;
+  int stored_from[2] = {-1, -1};  // the slots that the tile before leaves from
+  for (int turn = 0;; ++turn) {
+    const int slot = turn % 2;
+    mbarrier_arrive_expect_bytes(shared.queued(slot), sizeof(Work));
+    mbarrier_wait_cluster(shared.queued(slot), turn / 2 & 1);
+    const Work work = Work::read(shared.queue(slot));
+    if (work.rows() == 0) return;
+    mbarrier_arrive_cluster(cluster_address(shared.taken(slot), 0));
+    const char* weights =
+        reinterpret_cast<const char*>(p.weights) + work.weight_block * feature_block;
+    const std::uint64_t policy = l2_policy(work.read_once());
+    for (int k = 0; k < p.k_blocks; ++k) {
+#pragma unroll
+      for (int consumer = 0; consumer < 2; ++consumer) {
+        // Consumers, the neighbour's too, read the rows of a partial unit by ordinary loads from a slot
+        // that they stored from. With short reductions slots of more than one tile can be in the ring.
+        if (at.stage == stored_from[0] || at.stage == stored_from[1] ||
+            2 * p.k_blocks < Config::kWeightSlots) {
+          mbarrier_wait_cluster(shared.empty(at.stage), at.parity ^ 1);
+        } else {
+          mbarrier_wait(shared.empty(at.stage), at.parity ^ 1);
+        }
+        const std::uint32_t full = shared.full(at.stage);
+        const std::uint32_t to = shared.weight_slot(at.stage);
+        mbarrier_arrive_expect_bytes(full, static_cast<std::uint32_t>(kBlockBytes));
+        if (work.shared()) {
+          bulk_load_cached(to, weights + consumer * feature_block, kBlockBytes, full, policy);
+        } else if (consumer == rank) {
+          bulk_load_multicast(to, weights, kBlockBytes, full, policy, 0b11);
+        }
+        if (k + 1 == p.k_blocks) stored_from[consumer] = at.stage;
+        at.advance();
+      }
+      weights += kBlockBytes;
+    }
+  }
+}
+
+/// One thread a block, where blocks cooperate on rows that are in the experts' order: fills the ring of
+/// rows, by boxes of half a tile.
+template <class Config>
+__device__ __forceinline__ void load_boxes(const Shared<Config>& shared, const TokenMaps& tokens,
+                                           const GemmArguments& p) {
+  RingPosition<Config::kRowSlots> at;
+  for (int turn = 0;; ++turn) {
+    const int slot = turn % 2;
+    mbarrier_wait_cluster(shared.queued(slot), turn / 2 & 1);
+    const Work work = Work::read(shared.queue(slot));
+    const int rows = work.rows();
+    if (rows == 0) return;
+    mbarrier_arrive_cluster(cluster_address(shared.taken(slot), 0));
+    const int half = rows / 2;
+    const CUtensorMap* map = &tokens.half_tile[half / 8 - 1];
+    wait_for_rows(p, work.row_tile);
+    for (int k = 0; k < p.k_blocks; ++k) {
+      mbarrier_wait(shared.rows_empty(at.stage), at.parity ^ 1);
+      const std::uint32_t full = shared.rows_full(at.stage);
+      const std::uint32_t to = shared.row_slot(at.stage);
+      mbarrier_arrive_expect_bytes(full, rows * Config::kRowBytes);
+      const int column = k * static_cast<int>(kBlockDepth);
+      tensor_load(to, map, column, work.first_row, full);
+      tensor_load(to + half * Config::kRowBytes, map, column, work.first_row + half, full);
       at.advance();
     }
   }
@@ -236,11 +283,10 @@ __device__ __forceinline__ void load_rows(const Shared<Config>& shared, const Ge
   const int thread = static_cast<int>(threadIdx.x) % Config::kRowThreads;
   const int first = thread / 8;
   const int piece = thread % 8;
-  const std::uint32_t place =
-      Config::kWeightBytes + first * Config::kRowBytes + ((piece ^ (first & 7)) << 4);
+  const std::uint32_t place = first * Config::kRowBytes + ((piece ^ (first & 7)) << 4);
   const std::uint32_t row_pieces = p.source_row_bytes / 16;
   const std::byte* const source = p.source != nullptr ? p.source : p.gathered;
-  RingPosition<Config::kStages> at;
+  RingPosition<Config::kRowSlots> at;
   for (int turn = 0;; ++turn) {
     const int slot = turn % 2;
     mbarrier_wait_cluster(shared.queued(slot), turn / 2 & 1);
@@ -257,8 +303,8 @@ __device__ __forceinline__ void load_rows(const Shared<Config>& shared, const Ge
       from[i] = token * row_pieces + piece;
     }
     for (int k = 0; k < p.k_blocks; ++k) {
-      mbarrier_wait(shared.empty(at.stage), at.parity ^ 1);
-      const std::uint32_t to = shared.stage(at.stage) + place;
+      mbarrier_wait(shared.rows_empty(at.stage), at.parity ^ 1);
+      const std::uint32_t to = shared.row_slot(at.stage) + place;
       const std::byte* const column = source + k * Config::kRowBytes;
 #pragma unroll
       for (int i = 0; i < kPasses; ++i) {
@@ -267,7 +313,7 @@ __device__ __forceinline__ void load_rows(const Shared<Config>& shared, const Ge
                      column + static_cast<std::size_t>(from[i]) * 16);
         }
       }
-      copy_async_arrive(shared.full(at.stage));
+      copy_async_arrive(shared.rows_full(at.stage));
       at.advance();
     }
   }

@@ -87,8 +87,14 @@ constexpr std::int64_t kFewestCooperativeRows = kCooperativeTile * 3 / 10;
 /// Tiles of a mean expert from which on its weights are certain to be read again.
 constexpr std::int64_t kWeightsReadAgain = 4;
 
+/// Blocks of the shorter reduction.
+std::int64_t fewest_k_blocks(const PersistentSpecs& specs) {
+  return std::min(specs.gate_up.k_blocks, specs.down.k_blocks);
+}
+
 /// Why a kind of tile is not timed; "" when it is.
-std::string pruned(const Kind& kind, std::int64_t mean_rows, const DeviceFacts& facts) {
+std::string pruned(const Kind& kind, const PersistentSpecs& specs, std::int64_t mean_rows,
+                   const DeviceFacts& facts) {
   if (const std::size_t bytes = grouped_gemm_shared_bytes(kind.largest_tile);
       bytes > facts.shared_bytes_per_block) {
     return fmt::format("{} bytes of shared memory, a block has {}", bytes,
@@ -97,6 +103,10 @@ std::string pruned(const Kind& kind, std::int64_t mean_rows, const DeviceFacts& 
   if (kind.largest_tile == kCooperativeTile && mean_rows < kFewestCooperativeRows) {
     return fmt::format("{} rows a mean expert, two blocks share its rows from {} on", mean_rows,
                        kFewestCooperativeRows);
+  }
+  if (kind.largest_tile == kCooperativeTile && fewest_k_blocks(specs) < kFewestCooperativeSteps) {
+    return fmt::format("{} blocks of 64 in a reduction, two blocks share a tile from {} on",
+                       fewest_k_blocks(specs), kFewestCooperativeSteps);
   }
   return {};
 }
@@ -130,10 +140,14 @@ int choose_row_tile(const PersistentSpecs& specs, std::int64_t mean_rows, std::i
   // Where pingpong would cut most experts in two, and the larger tile holds nearly all of them whole.
   const bool one_tile_for_two =
       mean_rows >= kGatheringTile && mean_rows <= kCooperativeTile * 9 / 10;
-  if (one_tile_for_two && is_narrow(specs) && 2 * items >= 3 * clusters) return kCooperativeTile;
+  const bool can_cooperate = fewest_k_blocks(specs) >= kFewestCooperativeSteps;
+  if (can_cooperate && one_tile_for_two && is_narrow(specs) && 2 * items >= 3 * clusters) {
+    return kCooperativeTile;
+  }
   // Or where nearly all fit either block whole.
   const bool fits_a_block = mean_rows >= kFewestCooperativeRows && mean_rows <= kDeepTile;
-  if (fits_a_block && (is_narrow(specs) || is_small(specs)) && items >= 3 * clusters) {
+  if (can_cooperate && fits_a_block && (is_narrow(specs) || is_small(specs)) &&
+      items >= 3 * clusters) {
     return kCooperativeTile;
   }
   if (is_short(specs, mean_rows)) return kDeepTile;
@@ -222,7 +236,7 @@ PersistentCandidates candidate_plans(const Problem& problem, std::int64_t tokens
   add(heuristic_plan(problem, tokens, facts));
   for (Kind kind : kKinds) {
     if (problem.router.weight_on_input) kind.gathers = false;  // twice the same: added once
-    if (const std::string reason = pruned(kind, mean_rows, facts); !reason.empty()) {
+    if (const std::string reason = pruned(kind, specs, mean_rows, facts); !reason.empty()) {
       candidates.pruned.push_back(name_of(kind) + ": " + reason);
       continue;
     }

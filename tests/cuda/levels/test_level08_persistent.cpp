@@ -97,14 +97,14 @@ TEST_F(CudaPersistentLevel, CooperatingBlocks) {
 
 TEST_F(CudaPersistentLevel, TheSecondProductBesideTheFirst) {
   // 100 and 200 rows an expert, and 640 items.
-  check({{3200, 1280, 64, 128, 4}, DType::kBF16}, "begun on finished row tiles");
-  check({{6400, 1280, 64, 128, 4}, DType::kBF16}, "begun on finished row tiles");
+  check({{3200, 1280, 192, 128, 4}, DType::kBF16}, "begun on finished row tiles");
+  check({{6400, 1280, 192, 128, 4}, DType::kBF16}, "begun on finished row tiles");
 }
 
 TEST_F(CudaPersistentLevel, TwoLayersOnTwoStreams) {
   // One tile; blocks that gather beside the products; cooperating ones; a second product beside the first.
   for (const Shape& shape : {Shape{1, 256, 192, 8, 2}, Shape{700, 512, 256, 8, 2},
-                             Shape{6400, 320, 192, 128, 4}, Shape{3200, 1280, 64, 128, 4}}) {
+                             Shape{6400, 320, 192, 128, 4}, Shape{3200, 1280, 192, 128, 4}}) {
     two_layers({shape, DType::kBF16});
     release();
   }

@@ -255,6 +255,10 @@ class CudaGroupedGemmSm90 : public CudaTest {
     return cut;
   }
 
+  static bool cooperates(std::int64_t depth) {
+    return blocks_of(depth, kBlockDepth) >= kFewestCooperativeSteps;
+  }
+
   /// These rows per expert, with every epilogue and tile size. With pairs the first half of the features are
   /// gate's, the second up's.
   void check(const std::vector<int>& counts, std::int64_t features, std::int64_t depth) {
@@ -262,6 +266,7 @@ class CudaGroupedGemmSm90 : public CudaTest {
     for (const Kind& kind : every_kind()) {
       if (has_pairs(kind.epilogue) && features % 128 != 0) continue;
       for (const int largest_tile : {kGatheringTile, kDeepTile, kCooperativeTile}) {
+        if (largest_tile == kCooperativeTile && !cooperates(depth)) continue;
         check(kind, in, largest_tile);
         if (HasFatalFailure()) return;
       }
@@ -551,7 +556,7 @@ TEST_F(CudaGroupedGemmSm90, ReductionsShorterAndLongerThanTheRing) {
 
 TEST_F(CudaGroupedGemmSm90, FeaturesOffTheBlockAndThePair) {
   for (const std::int64_t features : {64, 128, 192, 320, 384, 704}) {
-    check({130, 5, 16, 200}, features, 128);
+    check({130, 5, 16, 200}, features, 192);
     if (HasFatalFailure()) return;
   }
 }
@@ -566,6 +571,7 @@ TEST_F(CudaGroupedGemmSm90, ManyExpertsWithManyRowCounts) {
 
 TEST_F(CudaGroupedGemmSm90, MoreTilesThanClusters) {
   check({3000, 1, 1500}, 640, 64);
+  check({3000, 1, 1500}, 640, 256);
 }
 
 TEST_F(CudaGroupedGemmSm90, ProductsBesideEachOtherGiveTheBitsOfProductsInTurn) {
@@ -574,6 +580,7 @@ TEST_F(CudaGroupedGemmSm90, ProductsBesideEachOtherGiveTheBitsOfProductsInTurn) 
   for (const std::int64_t inner : {64, 192, 320}) {  // 1, 3 and 5 feature blocks
     const ChainInputs inputs = chain_inputs(counts, 256, inner);
     for (const int largest_tile : {kGatheringTile, kDeepTile, kCooperativeTile}) {
+      if (largest_tile == kCooperativeTile && !cooperates(inner)) continue;
       SCOPED_TRACE(testing::Message() << "tiles of " << largest_tile << " inner " << inner);
       const Chain in_turn = chain(inputs, largest_tile, false);
       for (const int finished : in_turn.finished) ASSERT_EQ(finished, 0);
@@ -588,7 +595,7 @@ TEST_F(CudaGroupedGemmSm90, ProductsBesideEachOtherGiveTheBitsOfProductsInTurn) 
 }
 
 TEST_F(CudaGroupedGemmSm90, NoRows) {
-  check({0, 0}, 128, 64);
+  check({0, 0}, 128, 192);
 }
 
 }  // namespace

@@ -93,6 +93,8 @@ TEST(HeuristicPlan, TakesTheKindThatWasFastest) {
            Case{"145 rows", with(kQwen, 2305), kGatheringTile, true},
            Case{"192 rows", with(kQwen, 3072), kCooperativeTile, true},
            Case{"288 rows", with(kQwen, 4608), kCooperativeTile, true},
+           Case{"256 rows, I = 192", {4096, 2048, 192, 128, 8}, kCooperativeTile, true},
+           Case{"256 rows, I = 128", {4096, 2048, 128, 128, 8}, kDeepTile, false},
            Case{"289 rows", with(kQwen, 4624), kGatheringTile, true},
            Case{"1024 rows", with(kQwen, 16384), kGatheringTile, true},
            Case{"120 rows, small experts, I > H / 2", with({1, 2048, 1408, 64, 6}, 1280),
@@ -186,6 +188,15 @@ TEST(PersistentCandidates, ArePrunedByRowsAndBySharedMemory) {
       << few.pruned.front();
   // One tile at most for every expert that can be: all groups are the same order.
   EXPECT_LT(few.plans.size(), candidate_plans(bf16(kQwen), 4096, hopper()).plans.size());
+
+  // Reductions of fewer than three blocks.
+  Shape narrow = kQwen;
+  narrow.intermediate = 128;
+  const PersistentCandidates shallow = candidate_plans(bf16(narrow), 4096, hopper());
+  EXPECT_FALSE(has_tile(shallow, kCooperativeTile));
+  ASSERT_FALSE(shallow.pruned.empty());
+  EXPECT_NE(shallow.pruned.back().find("2 blocks of 64 in a reduction"), std::string::npos)
+      << shallow.pruned.back();
 
   DeviceFacts small = hopper();
   small.shared_bytes_per_block = grouped_gemm_shared_bytes(kGatheringTile) - 1;

@@ -50,7 +50,8 @@ struct Consumer {
   RingPosition<Config::kRowSlots> rows_at;  // of cooperating blocks, whose rows have their own ring
 
   static constexpr int kStoreBarrier = 1;  // + index: the 128 threads of one consumer
-  static constexpr int kTurnBarrier = 3;   // + index: whose turn it is to multiply
+  static constexpr int kTurnBarrier = 3;   // + index: whose turn it is to multiply, in pingpong
+  static constexpr int kLeftBarrier = 3;   // + index: all warps have left the tile, cooperating
 };
 
 /// What this consumer does next.
@@ -305,7 +306,7 @@ __device__ __forceinline__ int announcement(const Work& work) {
 }
 
 /// Hands a row tile on to announce(), once what this consumer stored of it is complete; -1: it was the
-/// last. All threads of the consumer have met at a barrier since they stored it.
+/// last. The first warp has met all others at a barrier since they stored it.
 template <class Config>
 __device__ __forceinline__ void hand_on(const Shared<Config>& shared, Consumer<Config>& me,
                                         int announcement) {
@@ -392,10 +393,11 @@ __device__ __forceinline__ void multiply_tile(Work& work, const Shared<Config>& 
 
   // One group stays in flight; a place is released when the group after its own is queued.
   Place previous = multiply(std::true_type());
-  if (Config::kCooperative && me.holds >= 0) {
-    if (me.warp == 0 && elect_lane()) bulk_wait_group_read<0>();
+  if (Config::kCooperative && me.holds >= 0 && me.warp == 0) {
+    // All warps read rows of a partial unit by ordinary loads from what is held.
+    named_barrier_sync(Consumer<Config>::kLeftBarrier + me.index, 128);
+    if (elect_lane()) bulk_wait_group_read<0>();
     __syncwarp();
-    // Rows of a partial unit were read from it by ordinary loads.
     if (me.thread < Config::kCluster) mbarrier_arrive_release_cluster(release_to + me.holds * 8);
   }
   for (int k = 1; k < p.k_blocks - Config::kTail; ++k) {
@@ -482,6 +484,7 @@ __device__ __forceinline__ void multiply_tile(Work& work, const Shared<Config>& 
     } else {
       store_half<Config, kRows, 1>(sums, epilogue, to, last_weights, me, out_maps, p, [] {});
     }
+    if (me.warp != 0) named_barrier_arrive(Consumer<Config>::kLeftBarrier + me.index, 128);
   }
 }
 

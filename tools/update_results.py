@@ -412,7 +412,7 @@ def skew_cost(path):
 
 
 def layer_shares(path):
-    """Level 8 of every shape: its time, share of the twin, level 7's time over its own."""
+    """Level 8 of every shape: its time, share of the twin, level 7's time over its own, round by round where they took turns."""
     of = {}
     for row in json_lines(path):
         tokens = int(row["problem"].split()[0][2:])
@@ -425,7 +425,7 @@ def layer_shares(path):
         for tokens in counts:
             mine, before = found["persistent", tokens], found["grouped_gemm", tokens]
             cells.append(f"{time_text(mine['median_us'])}, {percent(mine['twin_share'])}, "
-                         f"{before['median_us'] / mine['median_us']:.2f}x")
+                         f"{mine.get('over_previous', before['median_us'] / mine['median_us']):.2f}x")
         rows.append(cells)
     header = ["sizes of", "problem"] + [f"{tokens} tokens" for tokens in counts]
     return f"[{path}](/{path}): time of level 8, its share of the dense twin, level 7's time over it\n\n" + table(header, rows)

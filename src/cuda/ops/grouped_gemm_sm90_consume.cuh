@@ -44,8 +44,7 @@ struct Consumer {
   int chunk = 0;                // to be written next
   int unannounced = -1;         // announcement() of what is on its way
   std::uint32_t handed_on = 0;  // parity of the row tiles that were handed on
-  int holds =
-      -1;  // the last slot of weights of the tile before, where a part of it is on its way out
+  int holds = -1;               // weights through which the tile before leaves
   RingPosition<Config::kWeightSlots> at;
   RingPosition<Config::kRowSlots> rows_at;  // of cooperating blocks, whose rows have their own ring
 

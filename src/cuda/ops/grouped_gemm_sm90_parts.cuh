@@ -38,8 +38,8 @@ struct GemmConfig {
   static constexpr int kWeightSlots = kTheWeightSlots;  // of one block of weights
   static constexpr int kRowSlots = kTheRowSlots;        // of one k block of a tile's rows
   static_assert(kCooperative || kWeightSlots == kRowSlots);
-  // A warpgroup that copies rows from the tokens' order straight into the ring. Where there is none, the
-  // loader fetches boxes of rows that are in the experts' order.
+  // A warpgroup that copies rows from the tokens' order straight into the ring. Where there is none, a
+  // thread fetches boxes of rows that are in the experts' order.
   static constexpr int kRowThreads = kCooperative && kActivates ? 128 : 0;
   static constexpr int kProducerThreads = 128 + kRowThreads;
   static constexpr int kThreads = kProducerThreads + 2 * 128;

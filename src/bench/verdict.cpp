@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cstddef>
 
 namespace moe {
 namespace {
@@ -13,6 +14,26 @@ namespace {
 double machine_change(const RowTimes& first, const RowTimes& second) {
   const bool known = first.machine_rate > 0 && second.machine_rate > 0;
   return known ? first.machine_rate / second.machine_rate - 1 : 0;
+}
+
+/// A probe that moved by less is steady: its own spread.
+constexpr double kSteadyProbe = 0.05;
+/// What a forward lost at most over what the worst probe lost, 3.0, with room (docs/benchmarking.md).
+constexpr double kBeyondProbe = 4;
+
+/// How much longer the same work takes in the second run by the probe that lost most; 0 where all are steady.
+double worst_probe(const RowTimes& first, const RowTimes& second) {
+  double worst = 0;
+  for (std::size_t i = 0; i < std::min(first.probe_rates.size(), second.probe_rates.size()); ++i) {
+    if (!(first.probe_rates[i] > 0 && second.probe_rates[i] > 0)) continue;
+    worst = std::max(worst, first.probe_rates[i] / second.probe_rates[i] - 1);
+  }
+  return worst > kSteadyProbe ? worst : 0;
+}
+
+/// How much longer a forward may take in the second run because of the machine.
+double machine_allowance(const RowTimes& first, const RowTimes& second) {
+  return std::max(machine_change(first, second), kBeyondProbe * worst_probe(first, second));
 }
 
 /// `later` takes longer than `earlier`, by more than anything but the code explains.
@@ -34,6 +55,12 @@ std::string reason_of(const RowTimes& first, const RowTimes& second, const Judge
   if (std::max(machine, -machine) > limits.limit) {
     return fmt::format("the machine itself: the same work takes {} by the probes",
                        percent(machine));
+  }
+  const double lost = worst_probe(first, second);
+  const double gained = worst_probe(second, first);
+  if (std::max(lost, gained) > 0) {
+    return fmt::format("the machine itself: the same work takes {} by one of the probes",
+                       percent(lost >= gained ? lost : 1 / (1 + gained) - 1));
   }
   const double noise = std::max(first.noise, second.noise);
   if (noise > limits.limit) return fmt::format("A/A noise of {:.1f} %", 100 * noise);
@@ -72,9 +99,9 @@ Judgement judge(const RowTimes& first, const RowTimes& second, const CompareLimi
       std::max({limits.effect, limits.effect_us / first.median_us, first.noise, second.noise,
                 first.disturbance, second.disturbance, first.others, second.others});
   const double machine = machine_change(first, second);
-  if (slower(first, second, std::max(effect, machine))) {
+  if (slower(first, second, std::max(effect, machine_allowance(first, second)))) {
     out.verdict = Verdict::kSlower;
-  } else if (slower(second, first, std::max(effect, 1 / (1 + machine) - 1))) {
+  } else if (slower(second, first, std::max(effect, machine_allowance(second, first)))) {
     out.verdict = Verdict::kFaster;
   } else if (out.ratio > 0 && out.low >= 1 / (1 + limits.limit) && out.high <= 1 + limits.limit &&
              std::max(machine, -machine) <= limits.limit) {

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "core/statistics.h"
 
@@ -25,6 +26,9 @@ struct RowTimes {
   /// What the probes of that run found of the machine: the rate that bounds the row (arithmetic or
   /// reading), in any unit; 0 unknown.
   double machine_rate = 0;
+  /// All that they found of a CPU, kind by kind in one order: a short forward runs from caches that no probe
+  /// measures, and loses more than any of them where a neighbour has a part of these. Empty on a GPU.
+  std::vector<double> probe_rates = {};
 };
 
 struct CompareLimits {

@@ -122,6 +122,9 @@ ResultRow row_of(const Json& document, const Json& source, const std::string& wh
   if (row.key.backend == name_of(Backend::kCpu)) {
     row.times.disturbance = row.times.median_us / row.times.fastest_us - 1;
     row.times.others = value_or<double>(document.at("run"), "others_fraction", 0.0);
+    for (const char* const probe : {"fp32_gflops", "bf16_gflops", "read_gbs"}) {
+      row.times.probe_rates.push_back(value_or(document.at("ceilings"), probe, 0.0));
+    }
   }
   row.times.machine_rate = machine_rate(document.at("ceilings"), source, row.key);
   return row;

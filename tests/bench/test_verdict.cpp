@@ -76,6 +76,31 @@ TEST(Judge, AMachineThatGotSlowerIsNoRegression) {
   EXPECT_EQ(verdict(later, base), Verdict::kFaster);
 }
 
+TEST(Judge, WhatAProbeLostAForwardMayLoseFourTimes) {
+  // Seen of one program: 60 and 109 us, arithmetic in fp32 as fast, in bf16 a fifth slower.
+  RowTimes base = noisy(60, 1, 40, 1);
+  RowTimes later = noisy(109, 1, 40, 2);
+  base.machine_rate = later.machine_rate = 175;
+  base.probe_rates = {175, 2296, 16.4};
+  later.probe_rates = {175, 1808, 16.2};
+  const Judgement judgement = judge(base, later, {});
+  EXPECT_EQ(judgement.verdict, Verdict::kNoisy);
+  EXPECT_NE(judgement.reason.find("+27.0 % by one of the probes"), std::string::npos)
+      << judgement.reason;
+  const Judgement back = judge(later, base, {});
+  EXPECT_EQ(back.verdict, Verdict::kNoisy);
+  EXPECT_NE(back.reason.find("-21.3 % by one of the probes"), std::string::npos) << back.reason;
+  // More than that the machine does not explain, nor anything where its probes are steady or unknown.
+  EXPECT_EQ(verdict(base, noisy(160, 1, 40, 2)), Verdict::kSlower) << "no probes";
+  RowTimes far = noisy(160, 1, 40, 2);
+  far.probe_rates = later.probe_rates;
+  EXPECT_EQ(verdict(base, far), Verdict::kSlower);
+  later.probe_rates = {170, 2200, 15.7};
+  EXPECT_EQ(verdict(base, later), Verdict::kSlower);
+  later.probe_rates = {175, 0, 16.2};
+  EXPECT_EQ(verdict(base, later), Verdict::kSlower);
+}
+
 TEST(Judge, NoiseOfEitherRunCounts) {
   const RowTimes base = noisy(100, 1, 40, 1);
   RowTimes later = noisy(112, 1, 40, 2);

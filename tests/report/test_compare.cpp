@@ -68,6 +68,8 @@ TEST(ResultFile, ReadsWhatTheJsonFormSays) {
   EXPECT_NEAR(parse_result(example().dump(), "y.json").rows[4].times.disturbance, 1 / 0.981 - 1,
               1e-9);
   EXPECT_EQ(row.times.machine_rate, 230) << "fp32, bound by arithmetic";
+  EXPECT_TRUE(row.times.probe_rates.empty()) << "a GPU";
+  EXPECT_EQ(parse_result(example().dump(), "y.json").rows[4].times.probe_rates.size(), 3U);
   EXPECT_EQ(file.rows[1].status, "out_of_memory");
   EXPECT_EQ(file.rows[1].samples, 0);
 }

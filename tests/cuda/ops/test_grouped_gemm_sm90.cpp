@@ -1,4 +1,4 @@
-// Our grouped GEMM for sm_90a, its packed weights and its tile list, against loops on the host.
+// Our grouped GEMM for sm_90a and its tile list, against loops on the host.
 #include <algorithm>
 #include <cmath>
 #include <numeric>
@@ -6,20 +6,13 @@
 #include "core/rng.h"
 #include "core/scalar.h"
 #include "cuda/device_test.h"
+#include "cuda/normal_values.h"
 #include "cuda/ops/grouped_gemm_sm90.h"
 #include "cuda/ops/pack_blocked.h"
 #include "cuda/ops/tile_order.h"
 
 namespace moe::cuda {
 namespace {
-
-std::vector<BFloat16> normal(std::int64_t count, std::uint64_t stream, double scale = 1) {
-  std::vector<BFloat16> values(static_cast<std::size_t>(count));
-  for (std::size_t i = 0; i < values.size(); ++i) {
-    values[i] = from_float<BFloat16>(static_cast<float>(scale * random_normal(77, stream, i)));
-  }
-  return values;
-}
 
 std::vector<float> widened(const std::vector<BFloat16>& values) {
   std::vector<float> wide(values.size());
@@ -442,101 +435,6 @@ TEST_F(CudaGroupedGemmSm90, InvertsThePermutation) {
   for (std::size_t i = 0; i < to.size(); ++i) {
     if (to[i] < 0) continue;
     ASSERT_EQ(got[static_cast<std::size_t>(to[i])], static_cast<std::int32_t>(i) / kTopK);
-  }
-}
-
-TEST_F(CudaGroupedGemmSm90, PacksWeightsInSwizzledBlocks) {
-  const std::int64_t experts = 2;
-  const std::int64_t intermediate = 70;  // off the block
-  const std::int64_t hidden = 75;
-  for (const std::int64_t misaligned : {0, 1}) {
-    const std::vector<BFloat16> gate = normal(experts * intermediate * hidden, 2);
-    const std::vector<BFloat16> up = normal(experts * intermediate * hidden, 3);
-    const DeviceArray<BFloat16> given_gate(device(), gate, misaligned);
-    const DeviceArray<BFloat16> given_up(device(), up, misaligned);
-    const BlockedShape shape = BlockedShape::gate_up(hidden, intermediate);
-    ASSERT_EQ(shape.feature_blocks, 2);
-    ASSERT_EQ(shape.k_blocks, 2);
-    const DeviceArray<BFloat16> packed(device(),
-                                       static_cast<std::int64_t>(shape.bytes(experts)) / 2);
-    pack_gate_up_blocked(given_gate.data(), given_up.data(), experts, hidden, intermediate,
-                         packed.data(), stream());
-    const std::vector<BFloat16> got = packed.download();
-    EXPECT_TRUE(packed.intact());
-    std::size_t at = 0;
-    for (std::int64_t expert = 0; expert < experts; ++expert) {
-      for (std::int64_t block = 0; block < shape.feature_blocks; ++block) {
-        for (std::int64_t k_block = 0; k_block < shape.k_blocks; ++k_block) {
-          for (std::int64_t row = 0; row < 128; ++row) {
-            for (std::int64_t place = 0; place < 64; ++place, ++at) {
-              const std::int64_t feature = block * 64 + row / 16 * 8 + row % 8;
-              const std::int64_t k = k_block * 64 + ((place / 8) ^ (row & 7)) * 8 + place % 8;
-              const auto& matrix = row % 16 < 8 ? gate : up;
-              const float want = feature < intermediate && k < hidden
-                                     ? to_float(matrix[static_cast<std::size_t>(
-                                           (expert * intermediate + feature) * hidden + k)])
-                                     : 0.0F;
-              ASSERT_EQ(to_float(got[at]), want)
-                  << "expert " << expert << " block " << block << " k block " << k_block << " row "
-                  << row << " place " << place;
-            }
-          }
-        }
-      }
-    }
-  }
-}
-
-TEST_F(CudaGroupedGemmSm90, PacksAPartOfAnExpert) {
-  constexpr std::int64_t kFeatures = 70;
-  constexpr std::int64_t kDepth = 100;
-  constexpr std::int64_t kStride = 131;  // of a larger matrix
-  const std::vector<BFloat16> whole = normal(kFeatures * kStride, 4);
-  const auto cut = [&](const std::vector<BFloat16>& from) {
-    std::vector<BFloat16> rows;
-    for (std::int64_t row = 0; row < kFeatures; ++row) {
-      rows.insert(rows.end(), from.begin() + row * kStride, from.begin() + row * kStride + kDepth);
-    }
-    return rows;
-  };
-  const std::vector<BFloat16> other = normal(kFeatures * kStride, 5);
-  const DeviceArray<BFloat16> given(device(), whole);
-  const DeviceArray<BFloat16> given_gate(device(), other);
-  const DeviceArray<BFloat16> rows(device(), cut(whole));
-  const DeviceArray<BFloat16> gate(device(), cut(other));
-  for (const bool pairs : {false, true}) {
-    // Room for one block more in either direction than the part fills.
-    const BlockedShape tight =
-        pairs ? BlockedShape::gate_up(kDepth, kFeatures) : BlockedShape::up(kDepth, kFeatures);
-    const BlockedShape shape{tight.feature_blocks + 1, tight.k_blocks + 1};
-    const DeviceArray<BFloat16> packed(device(), static_cast<std::int64_t>(shape.bytes(1)) / 2);
-    const DeviceArray<BFloat16> alone(device(), static_cast<std::int64_t>(tight.bytes(1)) / 2);
-    pack_part_blocked({.gate = pairs ? given_gate.data() : nullptr,
-                       .rows = given.data(),
-                       .features = kFeatures,
-                       .depth = kDepth,
-                       .stride = kStride},
-                      shape, packed.data(), stream());
-    if (pairs) {
-      pack_gate_up_blocked(gate.data(), rows.data(), 1, kDepth, kFeatures, alone.data(), stream());
-    } else {
-      pack_rows_blocked(rows.data(), 1, kFeatures, kDepth, alone.data(), stream());
-    }
-    const std::vector<BFloat16> got = packed.download();
-    const std::vector<BFloat16> want = alone.download();
-    EXPECT_TRUE(packed.intact());
-    constexpr std::int64_t kElements = kBlockBytes / 2;
-    for (std::int64_t block = 0; block < shape.feature_blocks; ++block) {
-      for (std::int64_t k = 0; k < shape.k_blocks; ++k) {
-        const auto at = got.begin() + (block * shape.k_blocks + k) * kElements;
-        if (block < tight.feature_blocks && k < tight.k_blocks) {
-          ASSERT_TRUE(std::equal(at, at + kElements,
-                                 want.begin() + (block * tight.k_blocks + k) * kElements));
-        } else {
-          ASSERT_TRUE(std::all_of(at, at + kElements, [](BFloat16 v) { return to_float(v) == 0; }));
-        }
-      }
-    }
   }
 }
 

@@ -1,0 +1,116 @@
+// Weights in the swizzled blocks of our grouped GEMM, element by element.
+#include <algorithm>
+
+#include "core/scalar.h"
+#include "cuda/device_test.h"
+#include "cuda/normal_values.h"
+#include "cuda/ops/pack_blocked.h"
+
+namespace moe::cuda {
+namespace {
+
+class CudaPackBlocked : public CudaTest {
+ protected:
+  void SetUp() override {
+    CudaTest::SetUp();
+    if (!IsSkipped() && device().facts().major != 9) GTEST_SKIP() << "kernels for sm_90a only";
+  }
+};
+
+TEST_F(CudaPackBlocked, PacksWeightsInSwizzledBlocks) {
+  const std::int64_t experts = 2;
+  const std::int64_t intermediate = 70;  // off the block
+  const std::int64_t hidden = 75;
+  for (const std::int64_t misaligned : {0, 1}) {
+    const std::vector<BFloat16> gate = normal(experts * intermediate * hidden, 2);
+    const std::vector<BFloat16> up = normal(experts * intermediate * hidden, 3);
+    const DeviceArray<BFloat16> given_gate(device(), gate, misaligned);
+    const DeviceArray<BFloat16> given_up(device(), up, misaligned);
+    const BlockedShape shape = BlockedShape::gate_up(hidden, intermediate);
+    ASSERT_EQ(shape.feature_blocks, 2);
+    ASSERT_EQ(shape.k_blocks, 2);
+    const DeviceArray<BFloat16> packed(device(),
+                                       static_cast<std::int64_t>(shape.bytes(experts)) / 2);
+    pack_gate_up_blocked(given_gate.data(), given_up.data(), experts, hidden, intermediate,
+                         packed.data(), stream());
+    const std::vector<BFloat16> got = packed.download();
+    EXPECT_TRUE(packed.intact());
+    std::size_t at = 0;
+    for (std::int64_t expert = 0; expert < experts; ++expert) {
+      for (std::int64_t block = 0; block < shape.feature_blocks; ++block) {
+        for (std::int64_t k_block = 0; k_block < shape.k_blocks; ++k_block) {
+          for (std::int64_t row = 0; row < 128; ++row) {
+            for (std::int64_t place = 0; place < 64; ++place, ++at) {
+              const std::int64_t feature = block * 64 + row / 16 * 8 + row % 8;
+              const std::int64_t k = k_block * 64 + ((place / 8) ^ (row & 7)) * 8 + place % 8;
+              const auto& matrix = row % 16 < 8 ? gate : up;
+              const float want = feature < intermediate && k < hidden
+                                     ? to_float(matrix[static_cast<std::size_t>(
+                                           (expert * intermediate + feature) * hidden + k)])
+                                     : 0.0F;
+              ASSERT_EQ(to_float(got[at]), want)
+                  << "expert " << expert << " block " << block << " k block " << k_block << " row "
+                  << row << " place " << place;
+            }
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST_F(CudaPackBlocked, PacksAPartOfAnExpert) {
+  constexpr std::int64_t kFeatures = 70;
+  constexpr std::int64_t kDepth = 100;
+  constexpr std::int64_t kStride = 131;  // of a larger matrix
+  const std::vector<BFloat16> whole = normal(kFeatures * kStride, 4);
+  const auto cut = [&](const std::vector<BFloat16>& from) {
+    std::vector<BFloat16> rows;
+    for (std::int64_t row = 0; row < kFeatures; ++row) {
+      rows.insert(rows.end(), from.begin() + row * kStride, from.begin() + row * kStride + kDepth);
+    }
+    return rows;
+  };
+  const std::vector<BFloat16> other = normal(kFeatures * kStride, 5);
+  const DeviceArray<BFloat16> given(device(), whole);
+  const DeviceArray<BFloat16> given_gate(device(), other);
+  const DeviceArray<BFloat16> rows(device(), cut(whole));
+  const DeviceArray<BFloat16> gate(device(), cut(other));
+  for (const bool pairs : {false, true}) {
+    // Room for one block more in either direction than the part fills.
+    const BlockedShape tight =
+        pairs ? BlockedShape::gate_up(kDepth, kFeatures) : BlockedShape::up(kDepth, kFeatures);
+    const BlockedShape shape{tight.feature_blocks + 1, tight.k_blocks + 1};
+    const DeviceArray<BFloat16> packed(device(), static_cast<std::int64_t>(shape.bytes(1)) / 2);
+    const DeviceArray<BFloat16> alone(device(), static_cast<std::int64_t>(tight.bytes(1)) / 2);
+    pack_part_blocked({.gate = pairs ? given_gate.data() : nullptr,
+                       .rows = given.data(),
+                       .features = kFeatures,
+                       .depth = kDepth,
+                       .stride = kStride},
+                      shape, packed.data(), stream());
+    if (pairs) {
+      pack_gate_up_blocked(gate.data(), rows.data(), 1, kDepth, kFeatures, alone.data(), stream());
+    } else {
+      pack_rows_blocked(rows.data(), 1, kFeatures, kDepth, alone.data(), stream());
+    }
+    const std::vector<BFloat16> got = packed.download();
+    const std::vector<BFloat16> want = alone.download();
+    EXPECT_TRUE(packed.intact());
+    constexpr std::int64_t kElements = kBlockBytes / 2;
+    for (std::int64_t block = 0; block < shape.feature_blocks; ++block) {
+      for (std::int64_t k = 0; k < shape.k_blocks; ++k) {
+        const auto at = got.begin() + (block * shape.k_blocks + k) * kElements;
+        if (block < tight.feature_blocks && k < tight.k_blocks) {
+          ASSERT_TRUE(std::equal(at, at + kElements,
+                                 want.begin() + (block * tight.k_blocks + k) * kElements));
+        } else {
+          ASSERT_TRUE(std::all_of(at, at + kElements, [](BFloat16 v) { return to_float(v) == 0; }));
+        }
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace moe::cuda

@@ -23,6 +23,7 @@
 
 #include "cli/presets.h"
 #include "core/check.h"
+#include "core/home_path.h"
 #include "core/statistics.h"
 #include "cuda/backend.h"
 #include "cuda/check.h"
@@ -120,7 +121,7 @@ struct Options {
 /// A row for each way in which the level was launched.
 void print_rows(const Model& model, const Shape& shape, const Contestant& one,
                 const Contestant* previous, const std::vector<double>& twin_us) {
-  std::string plan = one.layer.plan();
+  std::string plan = with_home_as_tilde(one.layer.plan());
   std::replace(plan.begin(), plan.end(), '\n', ' ');
   constexpr double kTolerance = 1e-2;  // two bf16 roundings of the inner values, each way
   for (const Contestant::Series& series : one.series) {

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "core/check.h"
+#include "core/home_path.h"
 #include "core/memory.h"
 #include "core/text.h"
 
@@ -79,7 +80,7 @@ void LevelRun::describe_layer() {
     row.bytes_needed = layer_.memory().total();
     row.threads = layer_.threads();
     row.isa = layer_.isa();
-    row.plan = layer_.plan();
+    row.plan = with_home_as_tilde(layer_.plan());
     row.launch = graph ? Launch::kGraph : Launch::kEager;
     if (row.level.name == kAutoLevel) {
       row.level.number = layer_.level().number;

@@ -11,6 +11,7 @@
 #include "core/cache_file.h"
 #include "core/check.h"
 #include "core/device_tensor.h"
+#include "core/home_path.h"
 #include "core/level.h"
 #include "core/statistics.h"
 
@@ -233,7 +234,7 @@ TuneResult tune(const TuneOptions& given) {
   tuned_options.tune_skew = options.skew;
   Layer tuned = Layer::create(tuned_options, placed.view());
   result.prepare_seconds = tuned.prepare_seconds();
-  result.plan = tuned.plan();
+  result.plan = with_home_as_tilde(tuned.plan());
   result.choices = tuned.tuned();
 
   std::optional<Layer> again;

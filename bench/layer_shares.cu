@@ -1,5 +1,5 @@
 // CUDA levels on the sizes of all presets against their dense twin, one JSON object a line.
-//   layer_shares [--samples N] [--levels A,B] [--tokens N,M] [--eager] [--kernels] [SHAPE...]
+//   layer_shares [--samples N] [--levels A,B] [--tokens N,M] [--eager] [--kernels] [--untuned] [SHAPE...]
 // Weights and input are normal numbers made on the device, so that layers of tens of gigabytes are ready
 // in a second. The first and the last tokens of every output are compared with level 3 on the same
 // weights (which the tests compare with the fp64 oracle). Times are of one replayed graph of the whole
@@ -9,6 +9,7 @@
 // and with --eager all are, in a row of their own; host_us is what the call takes. over_previous is the time of
 // the level named before over this one's, in the same rounds, with its 95 % interval. Before each sample
 // 256 MiB are written and then read: L2 is cold and clean.
+// --untuned: levels take what their rules choose.
 // --kernels adds the time of each kernel (CUPTI; recorded in runs of their own).
 #include <fmt/format.h>
 
@@ -114,6 +115,7 @@ struct Options {
   int samples = 15;
   bool kernels = false;
   bool eager = false;
+  bool untuned = false;
   std::vector<std::int64_t> tokens = {4096, 16384};
   std::vector<std::string> levels = {"persistent"};
 };
@@ -229,6 +231,8 @@ void time_model(const Model& model, std::int64_t tokens, const Options& options)
                    .layer = Layer::create({.level = name,
                                            .backend = Backend::kCuda,
                                            .problem = problem,
+                                           .tune_seconds = options.untuned ? 0.0 : 5.0,
+                                           .tune_cache = options.untuned ? "off" : "",
                                            .stream = stream.get(),
                                            .launch = Launch::kEager},  // graphs are recorded here
                                           weights)};
@@ -315,6 +319,7 @@ void run(Arguments arguments) {
   options.samples = static_cast<int>(arguments.number("--samples", options.samples));
   options.tokens = arguments.numbers("--tokens", options.tokens);
   options.levels = arguments.list("--levels", options.levels);
+  options.untuned = arguments.flag("--untuned");
   options.eager = arguments.flag("--eager");
   options.kernels = arguments.flag("--kernels");
   for_wanted_models(all_models(), arguments.words(), [&](const Model& model) {

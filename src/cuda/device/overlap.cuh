@@ -3,8 +3,8 @@
 //
 // Every such kernel waits first and lets the next one come only after that. Then, when a kernel
 // starts, all kernels but the one just before it are complete, and what they wrote may be read even
-// before the wait. The exception is a grouped_gemm_kernel that awaits row tiles of the one before: it
-// waits for that at its end, so that the next one must not read anything before its own wait.
+// before the wait. The exception is a grouped_gemm_kernel whose rows the one before makes: it lets the next
+// one come before it has waited, so that this must not read anything of that one before its own wait.
 #pragma once
 
 namespace moe::cuda {

@@ -284,6 +284,7 @@ class Persistent final : public ReplayedLevel {
          .capacity = shape.routed_rows(),
          .row_tiles = b.row_tiles,
          .ticket = b.row_tiles.tickets + 1,
+         .rows_of_previous = true,
          .awaits = products.plan.down_begins_early ? products.gate_up.announcements() : 0},
         stream());
     context.record("gemm_down", element_bytes(tokens * shape.top_k * padded.hidden), [&] {

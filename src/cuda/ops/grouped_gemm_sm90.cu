@@ -161,6 +161,9 @@ void GroupedGemmSm90::run(const GroupedGemmCall& call, cudaStream_t stream) {
       call.gather_from == nullptr || (activates(s.spec.epilogue) && s.config.gathers()),
       "only kernels that activate, for tiles of {} and {} rows, gather; this one is for {}",
       kGatheringTile, kCooperativeTile, s.config.largest_tile);
+  MOE_INTERNAL_CHECK(!call.rows_of_previous || !activates(s.spec.epilogue),
+                     "kernels that activate read more of the launch before than rows");
+  MOE_INTERNAL_CHECK(call.awaits == 0 || call.rows_of_previous, "awaits rows of no launch");
   MOE_INTERNAL_CHECK(call.packed_bias == nullptr || (s.spec.epilogue != GemmEpilogue::kStore &&
                                                      s.spec.epilogue != GemmEpilogue::kSwiGLU),
                      "the epilogue adds no biases");
@@ -175,6 +178,7 @@ void GroupedGemmSm90::run(const GroupedGemmCall& call, cudaStream_t stream) {
       .row_tiles = call.row_tiles,
       .ticket = call.ticket,
       .finished = call.announces ? call.row_tiles.finished : nullptr,
+      .rows_of_previous = call.rows_of_previous,
       .awaits = call.awaits,
       .feature_blocks = static_cast<int>(s.spec.feature_blocks),
       .k_blocks = static_cast<int>(s.spec.k_blocks),

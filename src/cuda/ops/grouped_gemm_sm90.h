@@ -91,9 +91,12 @@ struct GroupedGemmCall {
   std::int32_t* ticket = nullptr;  ///< a counter that is 0 and that this launch alone uses
   /// Counts in row_tiles.finished what is complete of the output.
   bool announces = false;
-  /// Not 0: announcements() of the launch just before in the stream, whose output `rows` is. This one then
-  /// begins before that is complete, with tiles whose rows are. It must not write what that one reads of
-  /// other rows than those of the same tile.
+  /// Of what this launch reads, the one just before in the stream makes `rows` and nothing else. This one then
+  /// begins before that is complete, with weights.
+  bool rows_of_previous = false;
+  /// With rows_of_previous, announcements() of the launch just before: this one begins with tiles whose rows are
+  /// complete. It must not write what that one reads of other rows than those of the same tile. 0: rows of all
+  /// tiles are waited for.
   int awaits = 0;
 };
 

@@ -1,7 +1,7 @@
 // The kernel of grouped_gemm_sm90.cu. Weights lie on the 64-row side of wgmma, tokens on the other,
 // whose width is chosen tile by tile in steps of 16.
 //
-// In each block: one thread that loads, one thread (of the cluster) that hands out work, and two consumer
+// In each block: a warp that loads, one thread (of the cluster) that hands out work, and two consumer
 // warpgroups. The two blocks of a cluster divide their work in one of two ways (Division):
 //   pingpong     Both work on the same row tile and on neighbouring blocks of 128 features. Consumers take
 //                whole tiles in turn: while one runs its products, the other finishes its tile and stores
@@ -9,7 +9,7 @@
 //   cooperative  Both work on the same two blocks of features, each on half of the tile's rows, or, where
 //                these are few, each on all rows and two blocks of its own. A consumer has one of the feature
 //                blocks. Rows have a ring of their own and come by a warpgroup (from the tokens' order) or a
-//                thread (by boxes). A consumer makes outputs of its first features while it multiplies the
+//                warp (by boxes). A consumer makes outputs of its first features while it multiplies the
 //                others'.
 //
 //   scheduler ──tile──▶ queue[2] ──▶ loader ──weights, rows; half of what is shared──▶ ring
@@ -57,15 +57,18 @@ __global__ void __cluster_dims__(Config::kCluster, 1, 1) __launch_bounds__(Confi
     }
     fence_mbarrier_init();
   }
-  // What other kernels made is complete when this one starts (overlap.cuh); rows are waited for tile by
-  // tile.
-  if (p.awaits == 0) wait_for_previous_kernel();
-  allow_next_kernel();
   cluster_barrier();
+  // Consumers read what loaders have waited for. Where only rows are new, these are waited for by who loads
+  // them; what kernels before that made is complete when this one starts (overlap.cuh).
+  if (threadIdx.x < Config::kProducerThreads) {
+    if (!p.rows_of_previous) wait_for_previous_kernel();
+    allow_next_kernel();
+  }
 
   if (threadIdx.x < 128) {
     release_registers<Config::kLoaderRegisters>();
-    if (threadIdx.x == 0) {
+    const int warp = __shfl_sync(kAllLanes, static_cast<int>(threadIdx.x) / 32, 0);
+    if (warp == 0) {
       if constexpr (Config::kCooperative) {
         load_weights(shared, p);
       } else {
@@ -73,9 +76,9 @@ __global__ void __cluster_dims__(Config::kCluster, 1, 1) __launch_bounds__(Confi
       }
     } else if (threadIdx.x == 32 && cluster_rank() == 0) {
       schedule(shared, p);
-    } else if (Config::kCooperative && Config::kRowThreads == 0 && threadIdx.x == 64) {
+    } else if (Config::kCooperative && Config::kRowThreads == 0 && warp == 2) {
       load_boxes(shared, tokens, p);
-    } else if (Config::kGatherPieces > 0 && threadIdx.x / 32 == 2 && p.source != nullptr) {
+    } else if (Config::kGatherPieces > 0 && warp == 2 && p.source != nullptr) {
       gather(shared, p);
     } else if (Config::kAnnounces && threadIdx.x == 96 && p.finished != nullptr) {
       announce(shared, p);
@@ -91,7 +94,7 @@ __global__ void __cluster_dims__(Config::kCluster, 1, 1) __launch_bounds__(Confi
   }
   __syncwarp();  // a lane that waits below would stop those of its warp that still work
   // So that the kernel before is complete when this one is.
-  if (p.awaits > 0) wait_for_previous_kernel();
+  if (p.rows_of_previous) wait_for_previous_kernel();
   // Nobody leaves while a neighbour may still write to its shared memory.
   cluster_barrier();
 }

@@ -107,7 +107,8 @@ struct GemmArguments {
   RowTiles row_tiles;
   std::int32_t* ticket;
   std::int32_t* finished;  // counts of row tiles, to which each consumer adds 1; null: nobody asks
-  int awaits;              // counts in row_tiles.finished with which rows are complete; 0: they are
+  bool rows_of_previous;   // all but the rows was complete when the kernel before began
+  int awaits;  // counts in row_tiles.finished with which rows are complete; 0: nobody counts
   int feature_blocks;
   int k_blocks;
   int group_rows;

@@ -8,8 +8,10 @@
 #include "cuda/device/async_copy.cuh"
 #include "cuda/device/bulk_copy.cuh"
 #include "cuda/device/cluster.cuh"
+#include "cuda/device/elect.cuh"
 #include "cuda/device/global_flag.cuh"
 #include "cuda/device/mbarrier.cuh"
+#include "cuda/device/overlap.cuh"
 #include "cuda/ops/grouped_gemm_sm90_parts.cuh"
 #include "cuda/ops/tile_order.h"
 
@@ -33,7 +35,12 @@ __device__ __forceinline__ void schedule(const Shared<Config>& shared, const Gem
                 cluster_address(shared.queued(slot), rank));
   };
   int turn = 0;
-  for (; ticket < items; ticket = clusters + atomicAdd(p.ticket, 1)) {
+  const auto draw = [&] {
+    // Blocks that have begun early would draw what is left for the others.
+    if (p.rows_of_previous && p.awaits == 0) wait_for_previous_kernel();
+    return clusters + atomicAdd(p.ticket, 1);
+  };
+  for (; ticket < items; ticket = draw()) {
     const int slot = turn % 2;
     const TileOrder::Item item = order.at(ticket);
     const RowTile tile = p.row_tiles.tiles[item.row_tile];
@@ -146,13 +153,31 @@ __device__ __forceinline__ void wait_for_rows(const GemmArguments& p, int row_ti
   } else if (p.awaits > 0) {
     wait_for_count(p.row_tiles.finished + row_tile, p.awaits);
   } else {
+    if (p.rows_of_previous) wait_for_previous_kernel();
     return;
   }
   fence_proxy_async_global();  // the loads that follow go another way than this thread's
 }
 
 // --- loader --------------------------------------------------------------------------------------
-/// One thread a block, in pingpong: fills the ring, weights and rows of one k block a stage. Blocks that
+// Loaders are warps of which one lane issues copies, so that the compiler knows their operands as the warp's
+// (elect_lane()).
+
+/// What the block does next, for all lanes of the warp that loads its weights; one of them counts for the
+/// queue's bytes.
+template <class Config>
+__device__ __forceinline__ Work next_load(const Shared<Config>& shared, int turn) {
+  const int slot = turn % 2;
+  if (elect_lane()) mbarrier_arrive_expect_bytes(shared.queued(slot), sizeof(Work));
+  mbarrier_wait_cluster(shared.queued(slot), turn / 2 & 1);
+  const Work work = Work::read(shared.queue(slot)).uniform();
+  if (work.rows() > 0 && elect_lane()) {
+    mbarrier_arrive_cluster(cluster_address(shared.taken(slot), 0));
+  }
+  return work;
+}
+
+/// One warp a block, in pingpong: fills the ring, weights and rows of one k block a stage. Blocks that
 /// have the same rows load half of them each, for both.
 template <class Config>
 __device__ __forceinline__ void load(const Shared<Config>& shared, const TokenMaps& tokens,
@@ -161,16 +186,14 @@ __device__ __forceinline__ void load(const Shared<Config>& shared, const TokenMa
   const std::size_t feature_block = static_cast<std::size_t>(p.k_blocks) * kBlockBytes;
   RingPosition<Config::kWeightSlots> at;
   for (int turn = 0;; ++turn) {
-    const int slot = turn % 2;
-    mbarrier_arrive_expect_bytes(shared.queued(slot), sizeof(Work));
-    mbarrier_wait_cluster(shared.queued(slot), turn / 2 & 1);
-    const Work work = Work::read(shared.queue(slot));
+    const Work work = next_load(shared, turn);
     const int rows = work.rows();
     if (rows == 0) {  // the other consumer is told next; nobody waits for that slot any more
-      mbarrier_arrive_expect_bytes(shared.queued(slot ^ 1), sizeof(Work));
+      if (elect_lane()) {
+        mbarrier_arrive_expect_bytes(shared.queued(turn % 2 ^ 1), sizeof(Work));
+      }
       return;
     }
-    mbarrier_arrive_cluster(cluster_address(shared.taken(slot), 0));
     const char* weights =
         reinterpret_cast<const char*>(p.weights) + work.weight_block * feature_block;
     const std::uint64_t policy = l2_policy(work.read_once());
@@ -182,16 +205,18 @@ __device__ __forceinline__ void load(const Shared<Config>& shared, const TokenMa
     const std::uint32_t bytes = static_cast<std::uint32_t>(kBlockBytes) + rows * Config::kRowBytes;
     for (int k = 0; k < p.k_blocks; ++k) {
       mbarrier_wait(shared.empty(at.stage), at.parity ^ 1);
-      const std::uint32_t full = shared.full(at.stage);
-      mbarrier_arrive_expect_bytes(full, bytes);
-      const int column = k * static_cast<int>(kBlockDepth);
-      const std::uint32_t to = shared.row_slot(at.stage) + offset;
-      bulk_load_cached(shared.weight_slot(at.stage), weights, kBlockBytes, full, policy);
-      if (k == 0) wait_for_rows(p, work.row_tile);
-      if (half) {
-        tensor_load_multicast(to, map, column, row, full, 0b11);
-      } else {
-        tensor_load(to, map, column, row, full);
+      if (elect_lane()) {
+        const std::uint32_t full = shared.full(at.stage);
+        mbarrier_arrive_expect_bytes(full, bytes);
+        const int column = k * static_cast<int>(kBlockDepth);
+        const std::uint32_t to = shared.row_slot(at.stage) + offset;
+        bulk_load_cached(shared.weight_slot(at.stage), weights, kBlockBytes, full, policy);
+        if (k == 0) wait_for_rows(p, work.row_tile);
+        if (half) {
+          tensor_load_multicast(to, map, column, row, full, 0b11);
+        } else {
+          tensor_load(to, map, column, row, full);
+        }
       }
       weights += kBlockBytes;
       at.advance();
@@ -199,7 +224,7 @@ __device__ __forceinline__ void load(const Shared<Config>& shared, const TokenMa
   }
 }
 
-/// One thread a block, where blocks cooperate: fills the ring of weights, for each k block one slot a
+/// One warp a block, where blocks cooperate: fills the ring of weights, for each k block one slot a
 /// consumer. Blocks that have the same weights load those of one consumer each, for both.
 template <class Config>
 __device__ __forceinline__ void load_weights(const Shared<Config>& shared, const GemmArguments& p) {
@@ -208,12 +233,8 @@ __device__ __forceinline__ void load_weights(const Shared<Config>& shared, const
   RingPosition<Config::kWeightSlots> at;
   int stored_from[2] = {-1, -1};  // the slots that the tile before leaves from
   for (int turn = 0;; ++turn) {
-    const int slot = turn % 2;
-    mbarrier_arrive_expect_bytes(shared.queued(slot), sizeof(Work));
-    mbarrier_wait_cluster(shared.queued(slot), turn / 2 & 1);
-    const Work work = Work::read(shared.queue(slot));
+    const Work work = next_load(shared, turn);
     if (work.rows() == 0) return;
-    mbarrier_arrive_cluster(cluster_address(shared.taken(slot), 0));
     const char* weights =
         reinterpret_cast<const char*>(p.weights) + work.weight_block * feature_block;
     const std::uint64_t policy = l2_policy(work.read_once());
@@ -228,13 +249,15 @@ __device__ __forceinline__ void load_weights(const Shared<Config>& shared, const
         } else {
           mbarrier_wait(shared.empty(at.stage), at.parity ^ 1);
         }
-        const std::uint32_t full = shared.full(at.stage);
-        const std::uint32_t to = shared.weight_slot(at.stage);
-        mbarrier_arrive_expect_bytes(full, static_cast<std::uint32_t>(kBlockBytes));
-        if (work.shared()) {
-          bulk_load_cached(to, weights + consumer * feature_block, kBlockBytes, full, policy);
-        } else if (consumer == rank) {
-          bulk_load_multicast(to, weights, kBlockBytes, full, policy, 0b11);
+        if (elect_lane()) {
+          const std::uint32_t full = shared.full(at.stage);
+          const std::uint32_t to = shared.weight_slot(at.stage);
+          mbarrier_arrive_expect_bytes(full, static_cast<std::uint32_t>(kBlockBytes));
+          if (work.shared()) {
+            bulk_load_cached(to, weights + consumer * feature_block, kBlockBytes, full, policy);
+          } else if (consumer == rank) {
+            bulk_load_multicast(to, weights, kBlockBytes, full, policy, 0b11);
+          }
         }
         if (k + 1 == p.k_blocks) stored_from[consumer] = at.stage;
         at.advance();
@@ -244,7 +267,7 @@ __device__ __forceinline__ void load_weights(const Shared<Config>& shared, const
   }
 }
 
-/// One thread a block, where blocks cooperate on rows that are in the experts' order: fills the ring of
+/// One warp a block, where blocks cooperate on rows that are in the experts' order: fills the ring of
 /// rows, by boxes of half a tile.
 template <class Config>
 __device__ __forceinline__ void load_boxes(const Shared<Config>& shared, const TokenMaps& tokens,
@@ -253,21 +276,25 @@ __device__ __forceinline__ void load_boxes(const Shared<Config>& shared, const T
   for (int turn = 0;; ++turn) {
     const int slot = turn % 2;
     mbarrier_wait_cluster(shared.queued(slot), turn / 2 & 1);
-    const Work work = Work::read(shared.queue(slot));
+    const Work work = Work::read(shared.queue(slot)).uniform();
     const int rows = work.rows();
     if (rows == 0) return;
-    mbarrier_arrive_cluster(cluster_address(shared.taken(slot), 0));
     const int half = rows / 2;
     const CUtensorMap* map = &tokens.half_tile[half / 8 - 1];
-    wait_for_rows(p, work.row_tile);
+    if (elect_lane()) {
+      mbarrier_arrive_cluster(cluster_address(shared.taken(slot), 0));
+      wait_for_rows(p, work.row_tile);
+    }
     for (int k = 0; k < p.k_blocks; ++k) {
       mbarrier_wait(shared.rows_empty(at.stage), at.parity ^ 1);
-      const std::uint32_t full = shared.rows_full(at.stage);
-      const std::uint32_t to = shared.row_slot(at.stage);
-      mbarrier_arrive_expect_bytes(full, rows * Config::kRowBytes);
-      const int column = k * static_cast<int>(kBlockDepth);
-      tensor_load(to, map, column, work.first_row, full);
-      tensor_load(to + half * Config::kRowBytes, map, column, work.first_row + half, full);
+      if (elect_lane()) {
+        const std::uint32_t full = shared.rows_full(at.stage);
+        const std::uint32_t to = shared.row_slot(at.stage);
+        mbarrier_arrive_expect_bytes(full, rows * Config::kRowBytes);
+        const int column = k * static_cast<int>(kBlockDepth);
+        tensor_load(to, map, column, work.first_row, full);
+        tensor_load(to + half * Config::kRowBytes, map, column, work.first_row + half, full);
+      }
       at.advance();
     }
   }

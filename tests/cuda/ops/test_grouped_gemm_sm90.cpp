@@ -142,6 +142,7 @@ class CudaGroupedGemmSm90 : public CudaTest {
              .capacity = rows,
              .row_tiles = list.views(),
              .ticket = list.views().tickets + 1,
+             .rows_of_previous = true,
              .awaits = beside ? one.announcements() : 0},
             stream());
     Chain result{out.download(), list.finished.download(), one.announcements()};

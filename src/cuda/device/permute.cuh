@@ -104,6 +104,11 @@ __device__ __forceinline__ Vector load_last(const Vector* from,
   }
 }
 
+/// Of combine_row(): its rows need not be waited for.
+struct NothingBefore {
+  __device__ __forceinline__ void operator()() const {}
+};
+
 /// sum[i] += factor · values[i], 16 bytes a load where there are that many.
 template <int kWidth>
 __device__ __forceinline__ void add_scaled(float factor, const float* values,
@@ -127,12 +132,15 @@ __device__ __forceinline__ void add_scaled(float factor, const float* values,
 /// `segments` warps of which this one is number `segment`. rows and weights are of this token; rows
 /// null: first_row + slot. With CombineExtras, weights may be null: 1. kSlots rows x kCombineLoads / kSlots vectors are loaded before the first
 /// is added; the sum does not depend on kSlots. Row addresses are looked up once per token, so that
-/// nothing waits for an index between one segment and the next.
-template <class Element, int kWidth, int kSlots, class Extras = NoCombineExtras>
+/// nothing waits for an index between one segment and the next. `before_rows` is called once, after the first
+/// of them and before any row is read.
+template <class Element, int kWidth, int kSlots, class Extras = NoCombineExtras,
+          class BeforeRows = NothingBefore>
 __device__ __forceinline__ void combine_row(const Element* y_perm, const std::int32_t* row_numbers,
                                             std::int64_t first_row, const float* weights, int top_k,
                                             std::int64_t hidden, int segment, int segments,
-                                            Element* y, const Extras& extras = {}) {
+                                            Element* y, const Extras& extras = {},
+                                            const BeforeRows& before_rows = {}) {
   using Vector = Vec<Element, kWidth>;
   constexpr int kUnroll = kCombineLoads / kSlots;
   const int vectors = static_cast<int>(hidden / kWidth);  // of a row
@@ -163,6 +171,7 @@ __device__ __forceinline__ void combine_row(const Element* y_perm, const std::in
     }
   };
   look_up(0);
+  before_rows();
   const std::uint64_t policy = policy_of_last_use();
   Vector* const out = reinterpret_cast<Vector*>(y);
   for (int base = segment * kUnroll * kWarpSize; base < vectors;

@@ -316,7 +316,7 @@ class Persistent final : public ReplayedLevel {
     if (some_slots() || on_input) extras.topk_idx = b.topk_idx;
     unpermute_rows(problem_.dtype, b.rows, b.permutation.dst_row,
                    on_input ? nullptr : b.topk_weights, tokens, routed_.top_k, row, y, stream(),
-                   extras);
+                   extras, true);
   }
   /// Whether there can be slots without a row.
   [[nodiscard]] bool some_slots() const { return problem_.router.scoring == Scoring::kGiven; }

@@ -216,9 +216,8 @@ __global__ void __launch_bounds__(kCopyWarps* kWarpSize, 2)
                           const std::int32_t* __restrict__ dst_row,
                           const float* __restrict__ topk_weights, Extras extras,
                           std::int64_t tokens, int top_k, std::int64_t hidden, int segments,
-                          Element* __restrict__ y) {
-  wait_for_previous_kernel();
-  allow_next_kernel();
+                          bool only_rows_are_new, Element* __restrict__ y) {
+  if (!only_rows_are_new) wait_for_previous_kernel();
   const std::int64_t work = static_cast<std::int64_t>(blockIdx.x) * kCopyWarps +
                             static_cast<int>(threadIdx.x) / kWarpSize;
   const std::int64_t token = work / segments;
@@ -228,7 +227,10 @@ __global__ void __launch_bounds__(kCopyWarps* kWarpSize, 2)
   combine_row<Element, kWidth, kSlots>(
       y_perm, dst_row == nullptr ? nullptr : dst_row + first, first,
       Extras::kAny && topk_weights == nullptr ? nullptr : topk_weights + first, top_k, hidden,
-      static_cast<int>(work % segments), segments, y + token * hidden, extras);
+      static_cast<int>(work % segments), segments, y + token * hidden, extras, [only_rows_are_new] {
+        if (only_rows_are_new) wait_for_previous_kernel();
+        allow_next_kernel();
+      });
 }
 
 unsigned blocks_of_warps(std::int64_t warps) {
@@ -323,8 +325,8 @@ void permute_scaled_rows(DType dtype, const void* x, const std::int32_t* dst_row
 
 void unpermute_rows(DType dtype, const void* y_perm, const std::int32_t* dst_row,
                     const float* topk_weights, std::int64_t tokens, std::int64_t top_k,
-                    std::int64_t hidden, void* y, cudaStream_t stream,
-                    const CombineExtras& extras) {
+                    std::int64_t hidden, void* y, cudaStream_t stream, const CombineExtras& extras,
+                    bool only_rows_are_new) {
   with_device_type(dtype, [&]<class Element>() {
     const auto launch_with = [&]<int kWidth, int kSlots>(const auto& extras_if_any) {
       using Extras = std::decay_t<decltype(extras_if_any)>;
@@ -334,7 +336,7 @@ void unpermute_rows(DType dtype, const void* y_perm, const std::int32_t* dst_row
           "unpermute_rows_kernel", unpermute_rows_kernel<Element, kWidth, kSlots, Extras>,
           dim3(blocks_of_warps(tokens * segments)), dim3(kCopyWarps * kWarpSize), 0, stream,
           static_cast<const Element*>(y_perm), dst_row, topk_weights, extras_if_any, tokens,
-          static_cast<int>(top_k), hidden, segments, static_cast<Element*>(y));
+          static_cast<int>(top_k), hidden, segments, only_rows_are_new, static_cast<Element*>(y));
     };
     const auto launch = [&]<int kWidth, int kSlots>() {
       if (extras.topk_idx != nullptr) {

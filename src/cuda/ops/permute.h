@@ -52,10 +52,12 @@ void permute_scaled_rows(DType dtype, const void* x, const std::int32_t* dst_row
 /// y[t,:] = sum over slots k of topk_weights[t,k] · y_perm[dst_row[t,k],:], in fp32 and in slot
 /// order, so that the result does not depend on the launch. dst_row null: row t·K + k. With
 /// extras.topk_idx [T,K] slots of -1 are left out, a row of an expert below extras.biased has
-/// extras.row_bias[expert,:] added before it is weighed, and topk_weights may be null: 1.
+/// extras.row_bias[expert,:] added before it is weighed, and topk_weights may be null: 1. only_rows_are_new:
+/// of what it reads, the launch just before in the stream makes y_perm and nothing else; row numbers and
+/// weights are then looked up before that is complete.
 void unpermute_rows(DType dtype, const void* y_perm, const std::int32_t* dst_row,
                     const float* topk_weights, std::int64_t tokens, std::int64_t top_k,
                     std::int64_t hidden, void* y, cudaStream_t stream,
-                    const CombineExtras& extras = {});
+                    const CombineExtras& extras = {}, bool only_rows_are_new = false);
 
 }  // namespace moe::cuda

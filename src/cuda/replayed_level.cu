@@ -40,8 +40,8 @@ ReplayedLevel::Known& ReplayedLevel::known(const Operands& of) {
 
 void ReplayedLevel::record(Context& context, const TensorView& x, const TensorView& y,
                            Known& entry) {
-  const QueueElsewhere recording(*this, recorder_->get());
-  entry.graph.emplace(recorder_->get(), [&] { queue(context, x, y); });
+  const QueueElsewhere recording(*this, recorder());
+  entry.graph.emplace(recorder(), [&] { queue(context, x, y); });
 }
 
 }  // namespace moe::cuda

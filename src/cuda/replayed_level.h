@@ -31,6 +31,8 @@ class ReplayedLevel : public CudaLevel {
 
   /// Of prepare().
   void keep_launch(const ExecutionOptions& execution);
+  /// On which what is to be recorded is queued.
+  [[nodiscard]] cudaStream_t recorder() const { return recorder_->get(); }
   /// All kernels of a forward, on stream(). What it queues may depend on nothing but its arguments.
   virtual void queue(Context& context, const TensorView& x, const TensorView& y) = 0;
 

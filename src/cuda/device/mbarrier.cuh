@@ -46,11 +46,6 @@ __device__ __forceinline__ void mbarrier_arrive(std::uint32_t barrier) {
 __device__ __forceinline__ void mbarrier_arrive_cluster(std::uint32_t barrier) {
   asm volatile("mbarrier.arrive.shared::cluster.b64 _, [%0];" ::"r"(barrier) : "memory");
 }
-/// The same with .release.cluster: where ordinary loads came before what another block writes next.
-__device__ __forceinline__ void mbarrier_arrive_release_cluster(std::uint32_t barrier) {
-  asm volatile("mbarrier.arrive.release.cluster.shared::cluster.b64 _, [%0];" ::"r"(barrier)
-               : "memory");
-}
 
 /// PTX ISA, mbarrier.try_wait: whether the phase of this parity has completed; the hardware may
 /// suspend the thread for a while before it says no. Before Hopper test_wait, which says no at once.

@@ -218,8 +218,8 @@ struct Destination {
   }
 };
 
-/// Rows from `first` on leave through `chunk`. The chunk that is written after the next kPending must have
-/// left.
+/// Rows from `first` on leave through `chunk`. All but the last kPending chunks before it must have left, so that
+/// the next one's memory is free.
 template <class Config, int kRows, int kPending>
 __device__ __forceinline__ void store_chunk(const float (&sums)[2][kRows / 2],
                                             const EarlyPairs<Config, kRows>& early,
@@ -247,8 +247,8 @@ __device__ __forceinline__ void store_chunk(const float (&sums)[2][kRows / 2],
   }
 }
 
-/// A tile from registers, through chunks in turn: staging memory, and where blocks cooperate the tile's last
-/// weights before it.
+/// A tile from registers, through chunks of staging memory in turn. Where blocks cooperate only the last chunk is
+/// that, whose partial unit is read by ordinary loads; those before are the tile's last weights.
 template <class Config, int kRows>
 __device__ __forceinline__ void store_tile(const float (&sums)[2][kRows / 2],
                                            const EarlyPairs<Config, kRows>& early,
@@ -261,20 +261,21 @@ __device__ __forceinline__ void store_tile(const float (&sums)[2][kRows / 2],
   for (int half = 0; half < kHalves; ++half) {
 #pragma unroll
     for (int first = 0; first < kRows; first += Config::kChunkRows) {
-      const std::uint32_t chunk =
-          me.chunk < Config::kChunksInWeights
-              ? last_weights + me.chunk * Config::kChunkBytes
-              : me.staging + (me.chunk - Config::kChunksInWeights) * Config::kChunkBytes;
-      store_chunk<Config, kRows, Config::kChunks - 2>(sums, early, epilogue, to, half, first, chunk,
-                                                      me, out_maps, p);
+      std::uint32_t chunk = me.staging + me.chunk * Config::kChunkBytes;
+      if (Config::kCooperative && first + Config::kChunkRows < kRows) {
+        chunk = last_weights + first * 128;
+      }
+      store_chunk<Config, kRows, Config::kPending>(sums, early, epilogue, to, half, first, chunk,
+                                                   me, out_maps, p);
       me.chunk = me.chunk + 1 == Config::kChunks ? 0 : me.chunk + 1;
     }
   }
 }
 
-/// One half of a tile of single outputs, the first while the second is still being multiplied. Its chunks are
-/// the part of the last weights that its products have read (`lower`) and staging memory, in turn; the second
-/// half has the other part (`upper`) first, then again these. `then` is called after the first chunk.
+/// One half of a tile of single outputs, the first while the second is still being multiplied. Its last chunk is
+/// staging memory, whose partial unit is read by ordinary loads; those before are, in turn, the part of the last
+/// weights that the first half's products have read (`lower`) and staging memory. The second half begins in the
+/// other part (`upper`). `then` is called after the first chunk.
 template <class Config, int kRows, int kHalf, class Then>
 __device__ __forceinline__ void store_half(const float (&sums)[2][kRows / 2],
                                            const Epilogue<Config>& epilogue,
@@ -285,15 +286,21 @@ __device__ __forceinline__ void store_half(const float (&sums)[2][kRows / 2],
   constexpr int kChunksOfHalf = (kRows + Config::kChunkRows - 1) / Config::kChunkRows;
   static_assert(kChunksOfHalf <= 3 && Config::kChunkBytes == Config::kHalfBytes &&
                 Config::kStagingBytes == Config::kChunkBytes);
+  if (kHalf == 1 && kChunksOfHalf == 1) {  // the first half has just left through it
+    if (to.storing) bulk_wait_group_read<0>();
+    named_barrier_sync(Consumer<Config>::kStoreBarrier + me.index, 128);
+  }
+  // Before the second half's last chunk the first half's must have left.
+  constexpr int kPending = kHalf == 1 && kChunksOfHalf == 3 ? 1 : 0;
 #pragma unroll
   for (int i = 0; i < kChunksOfHalf; ++i) {
-    const bool upper = kHalf == 1 && i == 0;
-    const bool lower = (kHalf == 0 ? i : i - 1 + kChunksOfHalf) % 2 == 0;
+    const bool lower = (kChunksOfHalf - 1 - i) % 2 == 1;
+    const bool upper = kHalf == 1 && i == 0 && kChunksOfHalf > 1;
     const std::uint32_t chunk = upper   ? last_weights + Config::kHalfBytes
                                 : lower ? last_weights
                                         : me.staging;
-    store_chunk<Config, kRows, kHalf>(sums, {}, epilogue, to, kHalf, i * Config::kChunkRows, chunk,
-                                      me, out_maps, p);
+    store_chunk<Config, kRows, kPending>(sums, {}, epilogue, to, kHalf, i * Config::kChunkRows,
+                                         chunk, me, out_maps, p);
     if (i == 0) then();
   }
 }
@@ -392,12 +399,14 @@ __device__ __forceinline__ void multiply_tile(Work& work, const Shared<Config>& 
 
   // One group stays in flight; a place is released when the group after its own is queued.
   Place previous = multiply(std::true_type());
-  if (Config::kCooperative && me.holds >= 0 && me.warp == 0) {
-    // All warps read rows of a partial unit by ordinary loads from what is held.
+  if (Config::kCooperative && me.holds >= 0) {
+    // What the tile before left has been read: staging memory is free, and its last weights can be given back.
+    if (me.warp == 0) {
+      if (elect_lane()) bulk_wait_group_read<0>();
+      __syncwarp();
+    }
     named_barrier_sync(Consumer<Config>::kLeftBarrier + me.index, 128);
-    if (elect_lane()) bulk_wait_group_read<0>();
-    __syncwarp();
-    if (me.thread < Config::kCluster) mbarrier_arrive_release_cluster(release_to + me.holds * 8);
+    if (me.thread < Config::kCluster) mbarrier_arrive_cluster(release_to + me.holds * 8);
   }
   for (int k = 1; k < p.k_blocks - Config::kTail; ++k) {
     const Place now = multiply(std::false_type());
@@ -478,12 +487,10 @@ __device__ __forceinline__ void multiply_tile(Work& work, const Shared<Config>& 
     me.holds = last.weights;
     keep_here(sums[1]);
     if constexpr (Config::kPairs) {
-      me.chunk = 0;
       store_tile<Config, kRows>(sums, early, epilogue, to, last_weights, me, out_maps, p);
     } else {
       store_half<Config, kRows, 1>(sums, epilogue, to, last_weights, me, out_maps, p, [] {});
     }
-    if (me.warp != 0) named_barrier_arrive(Consumer<Config>::kLeftBarrier + me.index, 128);
   }
 }
 

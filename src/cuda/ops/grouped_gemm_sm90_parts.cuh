@@ -62,9 +62,10 @@ struct GemmConfig {
   static constexpr int kChunkRows = kCooperative ? 64 : 32;
   static constexpr int kChunkBytes = kChunkRows * 128;
   static constexpr int kStagingBytes = 8192;  // of one consumer
-  static constexpr int kChunksInWeights =
-      kCooperative ? static_cast<int>(kBlockBytes) / kChunkBytes : 0;
-  static constexpr int kChunks = kChunksInWeights + kStagingBytes / kChunkBytes;
+  static constexpr int kChunks = kStagingBytes / kChunkBytes;
+  // Of a tile's chunks, on their way when the next one's memory is written: the others of staging memory, in
+  // cooperating blocks all of the tile.
+  static constexpr int kPending = kCooperative ? 2 : kChunks - 2;
   static constexpr int kOutputFeatures = kPairs ? 64 : 128;  // a tile's
   // Pieces of rows on their way from the tokens' order to the experts'. What is left of shared memory.
   static constexpr int kGatherPieces =

@@ -231,7 +231,6 @@ __device__ __forceinline__ void load_weights(const Shared<Config>& shared, const
   const auto rank = static_cast<int>(cluster_rank());
   const std::size_t feature_block = static_cast<std::size_t>(p.k_blocks) * kBlockBytes;
   RingPosition<Config::kWeightSlots> at;
-  int stored_from[2] = {-1, -1};  // the slots that the tile before leaves from
   for (int turn = 0;; ++turn) {
     const Work work = next_load(shared, turn);
     if (work.rows() == 0) return;
@@ -241,14 +240,7 @@ __device__ __forceinline__ void load_weights(const Shared<Config>& shared, const
     for (int k = 0; k < p.k_blocks; ++k) {
 #pragma unroll
       for (int consumer = 0; consumer < 2; ++consumer) {
-        // Consumers, the neighbour's too, read the rows of a partial unit by ordinary loads from a slot
-        // that they stored from. With short reductions slots of more than one tile can be in the ring.
-        if (at.stage == stored_from[0] || at.stage == stored_from[1] ||
-            2 * p.k_blocks < Config::kWeightSlots) {
-          mbarrier_wait_cluster(shared.empty(at.stage), at.parity ^ 1);
-        } else {
-          mbarrier_wait(shared.empty(at.stage), at.parity ^ 1);
-        }
+        mbarrier_wait(shared.empty(at.stage), at.parity ^ 1);
         if (elect_lane()) {
           const std::uint32_t full = shared.full(at.stage);
           const std::uint32_t to = shared.weight_slot(at.stage);
@@ -259,7 +251,6 @@ __device__ __forceinline__ void load_weights(const Shared<Config>& shared, const
             bulk_load_multicast(to, weights, kBlockBytes, full, policy, 0b11);
           }
         }
-        if (k + 1 == p.k_blocks) stored_from[consumer] = at.stage;
         at.advance();
       }
       weights += kBlockBytes;

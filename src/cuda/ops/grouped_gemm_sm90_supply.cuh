@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <type_traits>
 
 #include "cuda/device/async_copy.cuh"
 #include "cuda/device/bulk_copy.cuh"
@@ -203,24 +204,33 @@ __device__ __forceinline__ void load(const Shared<Config>& shared, const TokenMa
     const std::uint32_t offset = half ? rank * my_rows * Config::kRowBytes : 0;
     const int row = work.first_row + (half ? rank * my_rows : 0);
     const std::uint32_t bytes = static_cast<std::uint32_t>(kBlockBytes) + rows * Config::kRowBytes;
-    for (int k = 0; k < p.k_blocks; ++k) {
+    int column = 0;
+    const auto load_stage = [&](auto first) {
       mbarrier_wait(shared.empty(at.stage), at.parity ^ 1);
-      if (elect_lane()) {
-        const std::uint32_t full = shared.full(at.stage);
-        mbarrier_arrive_expect_bytes(full, bytes);
-        const int column = k * static_cast<int>(kBlockDepth);
+      const std::uint32_t full = shared.full(at.stage);
+      const auto load_rows_of_stage = [&] {
         const std::uint32_t to = shared.row_slot(at.stage) + offset;
-        bulk_load_cached(shared.weight_slot(at.stage), weights, kBlockBytes, full, policy);
-        if (k == 0) wait_for_rows(p, work.row_tile);
         if (half) {
           tensor_load_multicast(to, map, column, row, full, 0b11);
         } else {
           tensor_load(to, map, column, row, full);
         }
+      };
+      if (elect_lane()) {
+        mbarrier_arrive_expect_bytes(full, bytes);
+        bulk_load_cached(shared.weight_slot(at.stage), weights, kBlockBytes, full, policy);
+        if (!first.value) load_rows_of_stage();
+      }
+      if (first.value) {  // by all lanes: the compiler keeps what the loop counts for the warp
+        wait_for_rows(p, work.row_tile);
+        if (elect_lane()) load_rows_of_stage();
       }
       weights += kBlockBytes;
+      column += static_cast<int>(kBlockDepth);
       at.advance();
-    }
+    };
+    load_stage(std::true_type());
+    for (int k = 1; k < p.k_blocks; ++k) load_stage(std::false_type());
   }
 }
 
@@ -272,10 +282,8 @@ __device__ __forceinline__ void load_boxes(const Shared<Config>& shared, const T
     if (rows == 0) return;
     const int half = rows / 2;
     const CUtensorMap* map = &tokens.half_tile[half / 8 - 1];
-    if (elect_lane()) {
-      mbarrier_arrive_cluster(cluster_address(shared.taken(slot), 0));
-      wait_for_rows(p, work.row_tile);
-    }
+    if (elect_lane()) mbarrier_arrive_cluster(cluster_address(shared.taken(slot), 0));
+    wait_for_rows(p, work.row_tile);
     for (int k = 0; k < p.k_blocks; ++k) {
       mbarrier_wait(shared.rows_empty(at.stage), at.parity ^ 1);
       if (elect_lane()) {

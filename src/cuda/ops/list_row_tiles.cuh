@@ -11,7 +11,7 @@ namespace moe::cuda {
 /// Shared memory of list_row_tiles(), for at most kMost experts.
 template <int kMost>
 struct TileListScratch {
-  int key[kMost];    // of expert e: larger goes first, no two equal; light ones last
+  int key[kMost];    // of expert e: larger goes first, no two equal
   int tiles[kMost];  // of expert e
   int begin[kMost];  // its first routed row
   int rows[kMost];
@@ -19,20 +19,26 @@ struct TileListScratch {
 
 /// The list by all blocks of a grid together, each of which knows all experts: thread e brings the first
 /// routed row and the number of rows of expert e; `total` rows are of all. A warp takes an expert, counts
-/// the tiles of those that go before it and writes its own. By whole blocks of at least `experts` threads,
+/// the tiles of those that go before it and writes its own. Large tiles go first, but of the experts with one
+/// tile the light ones: their weights arrive while others multiply, and the end is none of small tiles that
+/// all wait for memory. By whole blocks of at least `experts` threads,
 /// a multiple of 32.
 template <int kMost>
 __device__ __forceinline__ void list_row_tiles(TileListScratch<kMost>& shared, int experts,
                                                int begin, int rows, int total, int largest_tile,
                                                const RowTiles& out) {
-  constexpr int kHeavy = 1 << 30;  // in a key
+  // In a key.
+  constexpr int kSeveral = 1 << 30;
+  constexpr int kLight = 1 << 29;
   const int thread = static_cast<int>(threadIdx.x);
   const int lane = thread % kWarpSize;
   const int warp = thread / kWarpSize;
   if (thread < experts) {
     const RowSplit split(rows, largest_tile);
-    shared.key[thread] = (is_light(rows, largest_tile, total, experts) ? 0 : kHeavy) +
-                         split.largest() * kMost + (kMost - 1 - thread);
+    const int kind = split.tiles > 1                                ? kSeveral
+                     : is_light(rows, largest_tile, total, experts) ? kLight
+                                                                    : 0;
+    shared.key[thread] = kind + split.largest() * kMost + (kMost - 1 - thread);
     shared.tiles[thread] = split.tiles;
     shared.begin[thread] = begin;
     shared.rows[thread] = rows;
@@ -42,25 +48,26 @@ __device__ __forceinline__ void list_row_tiles(TileListScratch<kMost>& shared, i
   const int step = static_cast<int>(blockDim.x / kWarpSize * gridDim.x);
   for (int expert = first; expert < experts; expert += step) {
     const int key = shared.key[expert];
-    int before = 0;  // tiles of experts that go before this one
-    int heavy = 0;   // tiles of experts that are
+    int before = 0;   // tiles of experts that go before this one
+    int several = 0;  // tiles of experts that have more than one
     int all = 0;
     for (int other = lane; other < experts; other += kWarpSize) {
       const int tiles = shared.tiles[other];
       before += shared.key[other] > key ? tiles : 0;
-      heavy += shared.key[other] >= kHeavy ? tiles : 0;
+      several += tiles > 1 ? tiles : 0;
       all += tiles;
     }
     before = __reduce_add_sync(kAllLanes, before);
-    heavy = __reduce_add_sync(kAllLanes, heavy);
+    several = __reduce_add_sync(kAllLanes, several);
     all = __reduce_add_sync(kAllLanes, all);
     const RowSplit split(shared.rows[expert], largest_tile);
     for (int i = lane; i < split.tiles; i += kWarpSize) {
       const int first_row = split.first_row(i);
       const int tile_rows = split.tile_rows(i);
       // Those that wait for memory run beside those that multiply.
-      const int at = key >= kHeavy ? place_of_heavy(before + i, heavy, all - heavy)
-                                   : place_of_light(before + i - heavy, heavy, all - heavy);
+      const int at = split.tiles > 1
+                         ? place_of_several(before + i, several, all - several)
+                         : place_of_single(before + i - several, several, all - several);
       out.tiles[at] = {
           expert, shared.begin[expert] + first_row, static_cast<std::int16_t>(tile_rows),
           static_cast<std::int16_t>(min(tile_rows, split.rows - first_row)), split.tiles};

@@ -37,8 +37,8 @@ struct RowTilesInput {
   int largest_tile = 0;  ///< rows, a multiple of 16
 };
 
-/// Cuts every expert's segment into tiles of at most largest_tile rows, experts with the largest tiles
-/// first, sets `count`, inverts dst_row, and sets all tickets and as many of `ready` and `finished` as
+/// Cuts every expert's segment into tiles of at most largest_tile rows, in the order of list_row_tiles.cuh,
+/// sets `count`, inverts dst_row, and sets all tickets and as many of `ready` and `finished` as
 /// there are tiles to 0. Experts without rows have no tile. One kernel, no host synchronisation.
 void build_row_tiles(const RowTilesInput& in, const RowTiles& out, cudaStream_t stream);
 

@@ -37,19 +37,20 @@ struct RowSplit {
   [[nodiscard]] constexpr int largest() const { return tiles == 0 ? 0 : tile_rows(0); }
 };
 
-/// Whether an expert has so few rows, all in one tile, that reading its weights takes longer than its
+/// Whether an expert has so few rows, all in one tile, that reading its weights takes much longer than its
 /// products, where others have many more: `total` rows of all `experts`.
 constexpr bool is_light(int rows, int largest_tile, std::int64_t total, int experts) {
   return rows <= largest_tile && 2 * static_cast<std::int64_t>(rows) * experts < total;
 }
 
-/// Two lists of `heavy` and `light` tiles become one in which either is spread evenly: places of tile i
-/// of one of them.
-constexpr int place_of_heavy(int i, int heavy, int light) {
-  return i + static_cast<int>(static_cast<std::int64_t>(i) * light / heavy);
+/// Tiles of experts that have several, whose weights come from L2 but for the first time (`several`), and
+/// those of experts that have one, whose weights come from memory (`single`), become one list in which either
+/// are spread evenly: places of tile i of one of them.
+constexpr int place_of_several(int i, int several, int single) {
+  return i + static_cast<int>(static_cast<std::int64_t>(i) * single / several);
 }
-constexpr int place_of_light(int i, int heavy, int light) {
-  return i + static_cast<int>((static_cast<std::int64_t>(i + 1) * heavy + light - 1) / light);
+constexpr int place_of_single(int i, int several, int single) {
+  return i + static_cast<int>((static_cast<std::int64_t>(i + 1) * several + single - 1) / single);
 }
 
 /// Most row tiles that any routing of `routed` rows to `experts` experts can give.

@@ -389,16 +389,17 @@ TEST_F(CudaGroupedGemmSm90, ListsTheTilesOfEveryExpert) {
     const std::vector<std::int32_t> offsets = offsets_of(counts);
     const auto experts = static_cast<int>(counts.size());
     int expected = 0;
-    int heavy = 0;
+    int several = 0;  // tiles of experts that have more than one
     for (const int count : counts) {
       const RowSplit split(count, kLargest);
       expected += split.tiles;
-      heavy += is_light(count, kLargest, offsets.back(), experts) ? 0 : split.tiles;
+      several += split.tiles > 1 ? split.tiles : 0;
     }
     ASSERT_EQ(counters[0], expected);
     for (int i = 0; i < RowTiles::kTickets; ++i) EXPECT_EQ(counters[1 + i], 0);
     std::vector<int> seen(counts.size(), 0);  // tiles of each expert so far
-    int before[2] = {1 << 30, 1 << 30};       // largest tile of the heavy, light expert before
+    // Largest tile of the expert before: of those with several tiles, of the light ones, of the others with one.
+    int before[3] = {1 << 30, 1 << 30, 1 << 30};
     int places[2] = {};
     for (int i = 0; i < expected; ++i) {
       const RowTile& tile = tiles[static_cast<std::size_t>(i)];
@@ -412,12 +413,15 @@ TEST_F(CudaGroupedGemmSm90, ListsTheTilesOfEveryExpert) {
       EXPECT_EQ(tile.valid, std::min(split.tile_rows(nth), counts[expert] - split.first_row(nth)));
       EXPECT_EQ(tile.tiles, split.tiles);
       EXPECT_EQ(finished[static_cast<std::size_t>(i)], 0);
+      const bool single = split.tiles == 1;
       const bool light = is_light(counts[expert], kLargest, offsets.back(), experts);
-      EXPECT_LE(split.largest(), before[light]) << "experts with large tiles come first";
-      before[light] = split.largest();
-      EXPECT_EQ(i, light ? place_of_light(places[1], heavy, expected - heavy)
-                         : place_of_heavy(places[0], heavy, expected - heavy));
-      ++places[light];
+      int& largest_before = before[!single ? 0 : light ? 1 : 2];
+      EXPECT_LE(split.largest(), largest_before) << "experts with large tiles come first";
+      largest_before = split.largest();
+      EXPECT_FALSE(light && before[2] < 1 << 30) << "light ones before others with one tile";
+      EXPECT_EQ(i, single ? place_of_single(places[1], several, expected - several)
+                          : place_of_several(places[0], several, expected - several));
+      ++places[single];
     }
     EXPECT_TRUE(list.tiles.intact());
   }

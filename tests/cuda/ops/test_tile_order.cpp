@@ -48,23 +48,25 @@ TEST(RowSplit, TheListIsNeverLongerThanItsBound) {
   }
 }
 
-TEST(TileOrder, SpreadsLightTilesEvenlyAmongHeavyOnes) {
-  for (const int heavy : {0, 1, 2, 7, 64, 101}) {
-    for (const int light : {0, 1, 3, 64, 250}) {
-      SCOPED_TRACE(testing::Message() << heavy << " heavy, " << light << " light");
-      std::vector<int> of(static_cast<std::size_t>(heavy + light), -1);  // 1: heavy
-      for (int i = 0; i < heavy; ++i) {
+TEST(TileOrder, SpreadsSingleTilesEvenlyAmongThoseOfExpertsWithSeveral) {
+  for (const int several : {0, 1, 2, 7, 64, 101}) {
+    for (const int single : {0, 1, 3, 64, 250}) {
+      SCOPED_TRACE(testing::Message() << several << " several, " << single << " single");
+      std::vector<int> of(static_cast<std::size_t>(several + single), -1);  // 1: several
+      for (int i = 0; i < several; ++i) {
         ASSERT_EQ(
-            std::exchange(of.at(static_cast<std::size_t>(place_of_heavy(i, heavy, light))), 1), -1);
+            std::exchange(of.at(static_cast<std::size_t>(place_of_several(i, several, single))), 1),
+            -1);
       }
-      for (int i = 0; i < light; ++i) {
+      for (int i = 0; i < single; ++i) {
         ASSERT_EQ(
-            std::exchange(of.at(static_cast<std::size_t>(place_of_light(i, heavy, light))), 0), -1);
+            std::exchange(of.at(static_cast<std::size_t>(place_of_single(i, several, single))), 0),
+            -1);
       }
       int before = 0;
       for (std::size_t place = 0; place < of.size(); ++place) {
-        const double even = static_cast<double>(place) * heavy / static_cast<double>(of.size());
-        ASSERT_LE(std::abs(before - even), 1.0) << "heavy ones in front of place " << place;
+        const double even = static_cast<double>(place) * several / static_cast<double>(of.size());
+        ASSERT_LE(std::abs(before - even), 1.0) << "of several in front of place " << place;
         before += of[place];
       }
     }

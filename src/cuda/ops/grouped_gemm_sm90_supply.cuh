@@ -19,6 +19,11 @@
 namespace moe::cuda {
 
 // --- scheduler -----------------------------------------------------------------------------------
+/// Rows x k blocks, of 4 cycles each, in which a ticket is drawn and what it means has come to the loaders.
+inline constexpr int kStepsOfDraw = 1800;
+/// Rounds of items, one a cluster, at the end of a product, in which tickets are not drawn in advance.
+inline constexpr int kLastRounds = 3;
+
 /// One thread of the cluster: draws tickets and writes what they mean into both blocks' queues. Either
 /// block takes all rows of the tile and features of its own, in pingpong a block of them, cooperating ones
 /// a pair. Where there are not enough features left, or more rows than a block holds, they split the rows.
@@ -36,9 +41,21 @@ __device__ __forceinline__ void schedule(const Shared<Config>& shared, const Gem
                 cluster_address(shared.queued(slot), rank));
   };
   int turn = 0;
+  const auto wait_for_place = [&] { mbarrier_wait(shared.taken(turn % 2), (turn / 2 & 1) ^ 1); };
+  // Whether a loader has so much left of an item when that begins.
+  const bool long_items =
+      Config::kLargestTile * (p.k_blocks - Config::kWeightSlots) >= kStepsOfDraw;
   const auto draw = [&] {
     // Blocks that have begun early would draw what is left for the others.
     if (p.rows_of_previous && p.awaits == 0) wait_for_previous_kernel();
+    // NOTE: the last ones not in advance. A cluster that held some would have an item more than others in the end,
+    // and begin it last. Not before there is a place in the queue, nor, where items are long enough for a
+    // draw, before the last one has begun. Cooperating blocks of small tiles lost by it.
+    if (!Config::kCooperative && items - ticket <= kLastRounds * clusters) {
+      wait_for_place();
+      const int last = turn - 1;
+      if (last > 0 && long_items) mbarrier_wait(shared.taken(last % 2), last / 2 & 1);
+    }
     return clusters + atomicAdd(p.ticket, 1);
   };
   for (; ticket < items; ticket = draw()) {
@@ -52,7 +69,7 @@ __device__ __forceinline__ void schedule(const Shared<Config>& shared, const Gem
                        feature / kTogether * kTogether + kTogether <= p.feature_blocks;
     if (whole && feature % kTogether != 0) continue;  // handed out with the pair before
     const bool once = p.weights_read_once && tile.tiles == 1;
-    mbarrier_wait(shared.taken(slot), (turn / 2 & 1) ^ 1);
+    wait_for_place();
     ++turn;
     if (whole) {
       constexpr int kNext = Config::kFeatureBlocks;

@@ -8,7 +8,8 @@
 // rounds of their own, with the twin. Levels that no graph can hold are called by a host that is idle before,
 // and with --eager all are, in a row of their own; host_us is what the call takes. over_previous is the time of
 // the level named before over this one's, in the same rounds, with its 95 % interval. Before each sample
-// 256 MiB are written and then read: L2 is cold and clean.
+// 256 MiB are written and then read: L2 is cold and clean. Three inputs, with routes of their own, take turns from
+// round to round; the first one's output is compared.
 // --untuned: levels take what their rules choose.
 // --kernels adds the time of each kernel (CUPTI; recorded in runs of their own).
 #include <fmt/format.h>
@@ -84,6 +85,8 @@ struct DenseTwin {
   Matmul gate_up, down;
 };
 
+constexpr int kInputs = 3;
+
 /// A level with its graph, where one can hold it, and what was measured of it.
 struct Contestant {
   std::string name;
@@ -136,12 +139,13 @@ void print_rows(const Model& model, const Shape& shape, const Contestant& one,
     }
     fmt::print(
         "{{\"shape\":\"{}\",\"problem\":\"{}\",\"level\":\"{}\",\"launch\":\"{}\","
-        "\"verified\":{},\"error\":{:.2e},\"median_us\":{:.1f},\"twin_us\":{:.1f},"
+        "\"verified\":{},\"error\":{:.2e},\"median_us\":{:.1f},\"quartiles_us\":[{:.1f},{:.1f}],"
+        "\"twin_us\":{:.1f},"
         "\"twin_share\":{:.4f},{}\"host_us\":{:.1f},\"samples\":{},\"tflops\":{:.1f},"
         "\"prepare_ms\":{:.1f},\"plan\":\"{}\"}}\n",
         model.name, to_string(shape), one.name, series.launch, one.error <= kTolerance, one.error,
-        median(series.us), median(twin_us), median(series.shares), over_previous,
-        median(series.host), series.us.size(),
+        median(series.us), quantile(series.us, 0.25), quantile(series.us, 0.75), median(twin_us),
+        median(series.shares), over_previous, median(series.host), series.us.size(),
         useful_flops({.shape = shape}) / median(series.us) * 1e-6,
         one.layer.prepare_seconds() * 1e3, plan);
   }
@@ -167,8 +171,17 @@ void time_model(const Model& model, std::int64_t tokens, const Options& options)
   const DeviceBuffer gate = normal_values(matrix, 2, scale(shape.hidden), stream.get());
   const DeviceBuffer up = normal_values(matrix, 3, scale(shape.hidden), stream.get());
   const DeviceBuffer down = normal_values(matrix, 4, scale(shape.intermediate), stream.get());
-  const DeviceBuffer x_data = normal_values(tokens * shape.hidden, 5, 1.0F, stream.get());
+  std::vector<DeviceBuffer> inputs;
+  for (int i = 0; i < kInputs; ++i) {
+    inputs.push_back(normal_values(tokens * shape.hidden, 5 + 16 * i, 1.0F, stream.get()));
+  }
+  const DeviceBuffer x_data(inputs.front().size());
   const DeviceBuffer y_data(x_data.size());
+  const auto load = [&](int input) {
+    MOE_CUDA_CHECK(cudaMemcpyAsync(x_data.data(), inputs[static_cast<std::size_t>(input)].data(),
+                                   x_data.size(), cudaMemcpyDeviceToDevice, stream.get()));
+  };
+  load(0);
   const auto view = [](const DeviceBuffer& data, std::initializer_list<std::int64_t> sizes) {
     return TensorView(data.data(), DType::kBF16, sizes);
   };
@@ -222,6 +235,7 @@ void time_model(const Model& model, std::int64_t tokens, const Options& options)
   const Graph twin_graph(stream.get(), [&] { twin.queue(stream.get()); });
   Timer timer(stream.get());
   const auto checked_forward = [&](Contestant& one) {
+    load(0);
     MOE_CUDA_CHECK(cudaMemsetAsync(y.data, 0xff, y.bytes(), stream.get()));
     one.forward(one.graph != nullptr, x, y, stream.get());
     one.note_error(error());
@@ -248,6 +262,7 @@ void time_model(const Model& model, std::int64_t tokens, const Options& options)
   std::vector<double> twin_us;
   const auto race = [&](std::vector<Contestant>& contestants) {
     for (int i = -2; i < samples; ++i) {
+      load((i + kInputs) % kInputs);
       const double dense = timer.microseconds([&] { twin_graph.launch(stream.get()); });
       twin_us.push_back(dense);
       for (Contestant& one : contestants) {

@@ -237,7 +237,7 @@ class Persistent final : public ReplayedLevel {
                const Buffers& b) {
     const Shape& shape = routed_;
     const PaddedShape padded(problem_);
-    const bool gathers = products.plan.gathers;
+    const bool gathers = products.plan.gate_up.gathers;
     const std::int64_t rows = tokens * shape.top_k;
     if (!gathers) permute(context, x, tokens, b);
     products.gate_up.run({.rows = b.rows,

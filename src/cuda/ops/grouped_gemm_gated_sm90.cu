@@ -3,6 +3,6 @@
 
 namespace moe::cuda {
 
-template GroupedGemmKernel grouped_gemm_kernel_for<GemmEpilogue::kGated>(int);
+template GroupedGemmKernel grouped_gemm_kernel_for<GemmEpilogue::kGated>(int, bool);
 
 }  // namespace moe::cuda

@@ -3,7 +3,7 @@
 
 namespace moe::cuda {
 
-template GroupedGemmKernel grouped_gemm_kernel_for<GemmEpilogue::kStore>(int);
-template GroupedGemmKernel grouped_gemm_kernel_for<GemmEpilogue::kSwiGLU>(int);
+template GroupedGemmKernel grouped_gemm_kernel_for<GemmEpilogue::kStore>(int, bool);
+template GroupedGemmKernel grouped_gemm_kernel_for<GemmEpilogue::kSwiGLU>(int, bool);
 
 }  // namespace moe::cuda

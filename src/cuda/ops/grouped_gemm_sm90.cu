@@ -14,18 +14,18 @@ namespace {
 
 static_assert(TokenMaps::kCount * kRowUnit == kGatheringTile, "a map for each tile size");
 
-GroupedGemmKernel kernel_for(GemmEpilogue epilogue, int largest_tile) {
+GroupedGemmKernel kernel_for(GemmEpilogue epilogue, int largest_tile, bool gathers) {
   switch (epilogue) {
     case GemmEpilogue::kStore:
-      return grouped_gemm_kernel_for<GemmEpilogue::kStore>(largest_tile);
+      return grouped_gemm_kernel_for<GemmEpilogue::kStore>(largest_tile, gathers);
     case GemmEpilogue::kSwiGLU:
-      return grouped_gemm_kernel_for<GemmEpilogue::kSwiGLU>(largest_tile);
+      return grouped_gemm_kernel_for<GemmEpilogue::kSwiGLU>(largest_tile, gathers);
     case GemmEpilogue::kGated:
-      return grouped_gemm_kernel_for<GemmEpilogue::kGated>(largest_tile);
+      return grouped_gemm_kernel_for<GemmEpilogue::kGated>(largest_tile, gathers);
     case GemmEpilogue::kReLU2:
-      return grouped_gemm_kernel_for<GemmEpilogue::kReLU2>(largest_tile);
+      return grouped_gemm_kernel_for<GemmEpilogue::kReLU2>(largest_tile, gathers);
     case GemmEpilogue::kStoreBias:
-      return grouped_gemm_kernel_for<GemmEpilogue::kStoreBias>(largest_tile);
+      return grouped_gemm_kernel_for<GemmEpilogue::kStoreBias>(largest_tile, gathers);
   }
   return {};
 }
@@ -78,10 +78,10 @@ std::string to_string(const GroupedGemmConfig& config) {
                      config.weights_read_once ? ", weights read once" : "");
 }
 
-std::size_t grouped_gemm_shared_bytes(int largest_tile) {
+std::size_t grouped_gemm_shared_bytes(int largest_tile, bool gathers) {
   int most = 0;
   for (const GemmEpilogue epilogue : {GemmEpilogue::kSwiGLU, GemmEpilogue::kStore}) {
-    most = std::max(most, kernel_for(epilogue, largest_tile).shared_bytes);
+    most = std::max(most, kernel_for(epilogue, largest_tile, gathers).shared_bytes);
   }
   return static_cast<std::size_t>(most);
 }
@@ -138,7 +138,7 @@ GroupedGemmSm90::GroupedGemmSm90(const GroupedGemmSpec& spec, const GroupedGemmC
   MOE_INTERNAL_CHECK(!config.cooperative() || spec.k_blocks >= kFewestCooperativeSteps,
                      "{} blocks of a reduction, cooperating blocks need {}", spec.k_blocks,
                      kFewestCooperativeSteps);
-  state_->kernel = kernel_for(spec.epilogue, config.largest_tile);
+  state_->kernel = kernel_for(spec.epilogue, config.largest_tile, config.gathers);
   state_->blocks = resident_blocks(state_->kernel, facts);
 }
 GroupedGemmSm90::GroupedGemmSm90(GroupedGemmSm90&&) noexcept = default;
@@ -158,9 +158,9 @@ void GroupedGemmSm90::run(const GroupedGemmCall& call, cudaStream_t stream) {
   if (call.capacity == 0) return;
   State& s = *state_;
   MOE_INTERNAL_CHECK(
-      call.gather_from == nullptr || (activates(s.spec.epilogue) && s.config.gathers()),
-      "only kernels that activate, for tiles of {} and {} rows, gather; this one is for {}",
-      kGatheringTile, kCooperativeTile, s.config.largest_tile);
+      call.gather_from == nullptr || (activates(s.spec.epilogue) && s.config.gathers),
+      "only kernels that activate gather, and this one ({}) was not chosen to",
+      to_string(s.config));
   MOE_INTERNAL_CHECK(!call.rows_of_previous || !activates(s.spec.epilogue),
                      "kernels that activate read more of the launch before than rows");
   MOE_INTERNAL_CHECK(call.awaits == 0 || call.rows_of_previous, "awaits rows of no launch");

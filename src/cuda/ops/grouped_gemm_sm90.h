@@ -47,8 +47,9 @@ struct GroupedGemmSpec {
 };
 
 /// Tile sizes that the kernel is compiled for, in rows. With 192 it can gather its rows beside the
-/// products; 144 has a sixth stage in that memory. 320 are the rows of a cluster, whose blocks take half
-/// each and share 256 features; there it fetches rows straight from the tokens' order.
+/// products; with 144 it can, too, four times as many at once, or has a sixth stage in that memory. 320 are
+/// the rows of a cluster, whose blocks take half each and share 256 features; there it fetches rows straight
+/// from the tokens' order.
 inline constexpr int kGatheringTile = 192;
 inline constexpr int kDeepTile = 144;
 inline constexpr int kCooperativeTile = 320;
@@ -61,25 +62,24 @@ struct GroupedGemmConfig {
   int group_rows = 0;     // row tiles whose rows stay in L2 (TileOrder)
   int band_features = 0;  // feature pairs that pass over them together
   bool weights_read_once =
-      false;  // an expert's rows are one tile as a rule: L2 need not keep weights
+      false;             // an expert's rows are one tile as a rule: L2 need not keep weights
+  bool gathers = false;  // a kernel that activates: rows come in the tokens' order
   [[nodiscard]] bool cooperative() const { return largest_tile == kCooperativeTile; }
-  /// Whether a kernel that activates takes rows in the tokens' order.
-  [[nodiscard]] bool gathers() const { return largest_tile != kDeepTile; }
   bool operator==(const GroupedGemmConfig&) const = default;
 };
-/// For at most `rows` routed rows in tiles of `largest_tile`.
+/// For at most `rows` routed rows in tiles of `largest_tile`, which are in the experts' order.
 [[nodiscard]] GroupedGemmConfig choose_grouped_gemm(const GroupedGemmSpec& spec, std::int64_t rows,
                                                     int largest_tile, const DeviceFacts& facts);
-/// Bytes of shared memory that a block of the kernel for such tiles takes.
-[[nodiscard]] std::size_t grouped_gemm_shared_bytes(int largest_tile);
+/// Bytes of shared memory that a block of the kernels for such tiles takes.
+[[nodiscard]] std::size_t grouped_gemm_shared_bytes(int largest_tile, bool gathers);
 /// "tiles of 128x192, 8 row tiles x 8 feature pairs"
 [[nodiscard]] std::string to_string(const GroupedGemmConfig& config);
 
 struct GroupedGemmCall {
   void* rows = nullptr;  ///< [capacity, 64 · k_blocks] by expert; 16-byte aligned, better 128
-  /// Where the epilogue activates and config.gathers() only: [tokens, 64 · k_blocks], 16-byte aligned, read
-  /// by row_to_token. Tiles of kGatheringTile fill `rows` from it on the way, in the order in which
-  /// they need it; tiles of kCooperativeTile leave `rows` alone. Null: `rows` is complete.
+  /// Where the epilogue activates and config.gathers only: [tokens, 64 · k_blocks], 16-byte aligned, read
+  /// by row_to_token. Tiles of kCooperativeTile leave `rows` alone, all others fill it from there on the way,
+  /// in the order in which they need it. Null: `rows` is complete.
   const void* gather_from = nullptr;
   const void* packed_weights = nullptr;
   /// [experts, feature_blocks, 128] in the order of the packed rows (pack_blocked.h). Null: none. kStore

@@ -15,13 +15,14 @@ struct GroupedGemmKernel {
   int consumers_of_tile = 0;  // of a block
 };
 
-/// For tiles of kGatheringTile, kDeepTile or kCooperativeTile; each in the file that compiles it.
+/// For tiles of kGatheringTile, kDeepTile or kCooperativeTile; each in the file that compiles it. `gathers`:
+/// GroupedGemmConfig's.
 template <GemmEpilogue kEpilogue>
-GroupedGemmKernel grouped_gemm_kernel_for(int largest_tile);
-extern template GroupedGemmKernel grouped_gemm_kernel_for<GemmEpilogue::kStore>(int);
-extern template GroupedGemmKernel grouped_gemm_kernel_for<GemmEpilogue::kSwiGLU>(int);
-extern template GroupedGemmKernel grouped_gemm_kernel_for<GemmEpilogue::kGated>(int);
-extern template GroupedGemmKernel grouped_gemm_kernel_for<GemmEpilogue::kReLU2>(int);
-extern template GroupedGemmKernel grouped_gemm_kernel_for<GemmEpilogue::kStoreBias>(int);
+GroupedGemmKernel grouped_gemm_kernel_for(int largest_tile, bool gathers);
+extern template GroupedGemmKernel grouped_gemm_kernel_for<GemmEpilogue::kStore>(int, bool);
+extern template GroupedGemmKernel grouped_gemm_kernel_for<GemmEpilogue::kSwiGLU>(int, bool);
+extern template GroupedGemmKernel grouped_gemm_kernel_for<GemmEpilogue::kGated>(int, bool);
+extern template GroupedGemmKernel grouped_gemm_kernel_for<GemmEpilogue::kReLU2>(int, bool);
+extern template GroupedGemmKernel grouped_gemm_kernel_for<GemmEpilogue::kStoreBias>(int, bool);
 
 }  // namespace moe::cuda

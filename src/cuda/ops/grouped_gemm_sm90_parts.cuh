@@ -25,7 +25,7 @@ enum class Division : std::uint8_t {
 /// at 192 rows. Smaller tiles leave shared memory for another stage. In pingpong a stage is a slot of weights and
 /// one of rows; cooperating blocks have a ring of either.
 template <GemmEpilogue kTheEpilogue, Division kTheDivision, int kTheLargestTile,
-          int kTheWeightSlots, int kTheRowSlots>
+          int kTheWeightSlots, int kTheRowSlots, int kTheGatherPieces>
 struct GemmConfig {
   static constexpr GemmEpilogue kEpilogue = kTheEpilogue;
   static constexpr bool kPairs = has_pairs(kEpilogue);
@@ -67,10 +67,10 @@ struct GemmConfig {
   // cooperating blocks all of the tile.
   static constexpr int kPending = kCooperative ? 2 : kChunks - 2;
   static constexpr int kOutputFeatures = kPairs ? 64 : 128;  // a tile's
-  // Pieces of rows on their way from the tokens' order to the experts'. What is left of shared memory.
-  static constexpr int kGatherPieces =
-      kActivates && !kCooperative && kLargestTile == kGatheringTile ? 5 : 0;
+  // Pieces of rows on their way from the tokens' order to the experts', one a lane of the warp that gathers.
+  static constexpr int kGatherPieces = kTheGatherPieces;
   static constexpr int kGatherPieceBytes = 2048;
+  static_assert(kGatherPieces <= kWarpSize);
   // Shared memory, from a 1024-byte boundary on.
   static constexpr int kRowsAt = kWeightSlots * static_cast<int>(kBlockBytes);
   static constexpr int kStagingAt = kRowsAt + kRowSlots * kRowSlotBytes;

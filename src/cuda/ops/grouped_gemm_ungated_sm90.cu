@@ -3,7 +3,7 @@
 
 namespace moe::cuda {
 
-template GroupedGemmKernel grouped_gemm_kernel_for<GemmEpilogue::kReLU2>(int);
-template GroupedGemmKernel grouped_gemm_kernel_for<GemmEpilogue::kStoreBias>(int);
+template GroupedGemmKernel grouped_gemm_kernel_for<GemmEpilogue::kReLU2>(int, bool);
+template GroupedGemmKernel grouped_gemm_kernel_for<GemmEpilogue::kStoreBias>(int, bool);
 
 }  // namespace moe::cuda

@@ -15,7 +15,7 @@ using nlohmann::json;
 
 constexpr const char* kFormat = "moe-tune-persistent";
 /// Of what is timed and how; the kernels are part of the key.
-constexpr int kRevision = 1;
+constexpr int kRevision = 2;
 
 json key_of(const DeviceFacts& facts, const Problem& problem) {
   const DeviceIdentity identity = identity_of(facts);
@@ -28,21 +28,22 @@ json to_json(const GroupedGemmConfig& config) {
   return {{"largest_tile", config.largest_tile},
           {"group_rows", config.group_rows},
           {"band_features", config.band_features},
-          {"weights_read_once", config.weights_read_once}};
+          {"weights_read_once", config.weights_read_once},
+          {"gathers", config.gathers}};
 }
 /// Throws json::exception on missing members and wrong types, like all that follow.
 GroupedGemmConfig config_from(const json& stored) {
   return {.largest_tile = stored.at("largest_tile").get<int>(),
           .group_rows = stored.at("group_rows").get<int>(),
           .band_features = stored.at("band_features").get<int>(),
-          .weights_read_once = stored.at("weights_read_once").get<bool>()};
+          .weights_read_once = stored.at("weights_read_once").get<bool>(),
+          .gathers = stored.at("gathers").get<bool>()};
 }
 
 json to_json(const PersistentChoice& choice) {
   return {{"tokens", choice.tokens},
           {"gate_up", to_json(choice.plan.gate_up)},
           {"down", to_json(choice.plan.down)},
-          {"gathers", choice.plan.gathers},
           {"down_begins_early", choice.plan.down_begins_early},
           {"routing", choice.routing},
           {"date", choice.date},
@@ -57,7 +58,6 @@ PersistentChoice choice_from(const json& stored) {
   return {.tokens = stored.at("tokens").get<std::int64_t>(),
           .plan = {.gate_up = config_from(stored.at("gate_up")),
                    .down = config_from(stored.at("down")),
-                   .gathers = stored.at("gathers").get<bool>(),
                    .down_begins_early = stored.at("down_begins_early").get<bool>()},
           .routing = stored.at("routing").get<std::string>(),
           .date = stored.at("date").get<std::string>(),

@@ -16,8 +16,11 @@ struct Kind {
   int largest_tile;
   bool gathers;
 };
-constexpr Kind kKinds[] = {
-    {kGatheringTile, true}, {kGatheringTile, false}, {kDeepTile, false}, {kCooperativeTile, true}};
+constexpr Kind kKinds[] = {{kGatheringTile, true},
+                           {kGatheringTile, false},
+                           {kDeepTile, false},
+                           {kDeepTile, true},
+                           {kCooperativeTile, true}};
 
 /// An order of tiles beside the heuristic's: its group times a factor, a band of its own.
 struct OrderVariation {
@@ -47,8 +50,8 @@ bool down_begins_early(const GroupedGemmSpec& down, const GroupedGemmConfig& con
 PersistentPlan plan_of(const PersistentSpecs& specs, std::int64_t rows, const Kind& kind,
                        const DeviceFacts& facts) {
   PersistentPlan plan{.gate_up = choose_grouped_gemm(specs.gate_up, rows, kind.largest_tile, facts),
-                      .down = choose_grouped_gemm(specs.down, rows, kind.largest_tile, facts),
-                      .gathers = kind.gathers};
+                      .down = choose_grouped_gemm(specs.down, rows, kind.largest_tile, facts)};
+  plan.gate_up.gathers = kind.gathers;
   plan.down_begins_early = down_begins_early(specs.down, plan.down, rows, facts);
   return plan;
 }
@@ -66,16 +69,19 @@ bool is_small(const PersistentSpecs& specs) {
 bool is_large(const PersistentSpecs& specs) {
   return specs.gate_up.k_blocks * specs.down.k_blocks >= 5000;
 }
-/// Whether the first product makes so little of a row, and has so many, that the warp that gathers is waited
-/// for.
+/// Whether the first product makes so little of a row, and has so many, that a warp that gathers is waited
+/// for, whose pieces have what room tiles of kGatheringTile leave.
 bool outruns_gather(const PersistentSpecs& specs, std::int64_t mean_rows) {
   return specs.gate_up.feature_blocks <= 8 && mean_rows > 96;
 }
-/// Whether its products are so short that a tile more in flight is worth smaller tiles.
+/// Whether its products are so short that a stage more is worth smaller tiles.
 bool is_short(const PersistentSpecs& specs, std::int64_t mean_rows) {
-  const std::int64_t k_blocks = specs.gate_up.k_blocks;
-  return mean_rows > kGatheringTile &&
-         (k_blocks <= 8 || (k_blocks < 32 && outruns_gather(specs, mean_rows)));
+  return mean_rows > kGatheringTile && specs.gate_up.k_blocks <= 8;
+}
+/// Whether more pieces of rows on their way are, so that gathering keeps up.
+bool gathers_much(const PersistentSpecs& specs, std::int64_t mean_rows) {
+  return mean_rows > kGatheringTile && !is_short(specs, mean_rows) && specs.gate_up.k_blocks < 32 &&
+         outruns_gather(specs, mean_rows);
 }
 /// Whether a mean expert is two tiles, and not narrow.
 bool reads_weights_twice(const PersistentSpecs& specs, std::int64_t mean_rows, int tile) {
@@ -95,7 +101,7 @@ std::int64_t fewest_k_blocks(const PersistentSpecs& specs) {
 /// Why a kind of tile is not timed; "" when it is.
 std::string pruned(const Kind& kind, const PersistentSpecs& specs, std::int64_t mean_rows,
                    const DeviceFacts& facts) {
-  if (const std::size_t bytes = grouped_gemm_shared_bytes(kind.largest_tile);
+  if (const std::size_t bytes = grouped_gemm_shared_bytes(kind.largest_tile, kind.gathers);
       bytes > facts.shared_bytes_per_block) {
     return fmt::format("{} bytes of shared memory, a block has {}", bytes,
                        facts.shared_bytes_per_block);
@@ -150,7 +156,7 @@ int choose_row_tile(const PersistentSpecs& specs, std::int64_t mean_rows, std::i
       items >= 3 * clusters) {
     return kCooperativeTile;
   }
-  if (is_short(specs, mean_rows)) return kDeepTile;
+  if (is_short(specs, mean_rows) || gathers_much(specs, mean_rows)) return kDeepTile;
   if (is_large(specs) && reads_weights_twice(specs, mean_rows, kGatheringTile)) {
     return kGatheringTile;
   }
@@ -183,7 +189,7 @@ PersistentSpecs::PersistentSpecs(const Problem& problem) {
 
 std::string to_string(const PersistentPlan& plan) {
   return fmt::format("gate|up: {}, {}; down: {}{}", to_string(plan.gate_up),
-                     !plan.gathers                ? "rows permuted before"
+                     !plan.gate_up.gathers        ? "rows permuted before"
                      : plan.gate_up.cooperative() ? "rows loaded in the tokens' order"
                                                   : "rows gathered beside the products",
                      to_string(plan.down),
@@ -202,7 +208,7 @@ PersistentPlan heuristic_plan(const Problem& problem, std::int64_t tokens,
   const bool twice = reads_weights_twice(specs, mean_rows, tile);
   const bool gathers = tile == kGatheringTile
                            ? !outruns_gather(specs, mean_rows) && !(twice && is_large(specs))
-                           : tile == kCooperativeTile;
+                           : tile == kCooperativeTile || gathers_much(specs, mean_rows);
   PersistentPlan plan =
       plan_of(specs, rows, {tile, gathers && !problem.router.weight_on_input}, facts);
   if (twice && (tile == kDeepTile || is_large(specs))) {
@@ -227,7 +233,6 @@ PersistentCandidates candidate_plans(const Problem& problem, std::int64_t tokens
         most_row_tiles(tokens * with_shared.top_k, with_shared.experts, plan.gate_up.largest_tile);
     const PersistentPlan same{.gate_up = least(plan.gate_up, specs.gate_up, most),
                               .down = least(plan.down, specs.down, most),
-                              .gathers = plan.gathers,
                               .down_begins_early = plan.down_begins_early};
     if (std::find(least_plans.begin(), least_plans.end(), same) != least_plans.end()) return;
     least_plans.push_back(same);

@@ -46,10 +46,8 @@ struct PersistentSpecs {
 /// What is chosen for a number of tokens. Results do not depend on it: every output is one sum in the
 /// order of the reduction, whatever tile it is part of.
 struct PersistentPlan {
-  GroupedGemmConfig gate_up;
-  GroupedGemmConfig down;  ///< of the same largest_tile: both products share a list of row tiles
-  bool gathers =
-      false;  ///< the first product takes rows in the tokens' order; else a kernel permutes
+  GroupedGemmConfig gate_up;  ///< gathers, or a kernel permutes before
+  GroupedGemmConfig down;     ///< of the same largest_tile: both products share a list of row tiles
   bool down_begins_early = false;  ///< the second product begins on finished row tiles of the first
   bool operator==(const PersistentPlan&) const = default;
 };

@@ -286,8 +286,8 @@ TEST_F(CudaPersistentTuning, BlocksOfRealModelsUnderEveryKindOfTile) {
       std::vector<std::byte> first;
       for (const PersistentPlan& plan :
            candidate_plans(problem, shape.tokens, device().facts()).plans) {
-        const std::string kind = fmt::format("{} {} {}", plan.gate_up.largest_tile, plan.gathers,
-                                             plan.down_begins_early);
+        const std::string kind = fmt::format("{} {} {}", plan.gate_up.largest_tile,
+                                             plan.gate_up.gathers, plan.down_begins_early);
         if (std::find(kinds.begin(), kinds.end(), kind) != kinds.end()) continue;
         kinds.push_back(kind);
         SCOPED_TRACE(to_string(shape) + " " + options + ", " + to_string(plan));

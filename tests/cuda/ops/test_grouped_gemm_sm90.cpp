@@ -261,19 +261,26 @@ class CudaGroupedGemmSm90 : public CudaTest {
       if (has_pairs(kind.epilogue) && features % 128 != 0) continue;
       for (const int largest_tile : {kGatheringTile, kDeepTile, kCooperativeTile}) {
         if (largest_tile == kCooperativeTile && !cooperates(depth)) continue;
-        check(kind, in, largest_tile);
-        if (HasFatalFailure()) return;
+        for (const bool gathers : {false, true}) {
+          // Only of this size there is a kernel of its own for either.
+          if (gathers ? !activates(kind.epilogue)
+                      : activates(kind.epilogue) && largest_tile != kDeepTile)
+            continue;
+          check(kind, in, largest_tile, gathers);
+          if (HasFatalFailure()) return;
+        }
       }
     }
   }
-  void check(const Kind& kind, const Inputs& in, int largest_tile) {
+  void check(const Kind& kind, const Inputs& in, int largest_tile, bool gathers) {
     const GemmEpilogue epilogue = kind.epilogue;
     const bool gated = has_pairs(epilogue);
     const std::int64_t depth = in.depth;
     SCOPED_TRACE(testing::Message()
                  << "epilogue " << static_cast<int>(epilogue) << ' ' << to_string(kind.activation)
                  << (kind.bias ? " with biases" : "") << " features " << in.features << " depth "
-                 << depth << " tiles of " << largest_tile << " rows "
+                 << depth << " tiles of " << largest_tile
+                 << (gathers ? " that gather, rows " : ", rows ")
                  << testing::PrintToString(in.counts));
     const auto experts = static_cast<std::int64_t>(in.counts.size());
     const std::vector<std::int32_t> offsets = offsets_of(in.counts);
@@ -285,8 +292,8 @@ class CudaGroupedGemmSm90 : public CudaTest {
                                .k_blocks = blocks_of(depth, kBlockDepth),
                                .out_columns = columns,
                                .activation = ActivationStep::of(kind.activation)};
-    const GroupedGemmConfig config =
-        choose_grouped_gemm(spec, rows, largest_tile, device().facts());
+    GroupedGemmConfig config = choose_grouped_gemm(spec, rows, largest_tile, device().facts());
+    config.gathers = gathers;
     const DeviceArray<BFloat16> given_x(device(), in.x);
     const BlockedShape blocked{spec.feature_blocks, spec.k_blocks};
     const DeviceBuffer packed(blocked.bytes(experts));
@@ -328,7 +335,7 @@ class CudaGroupedGemmSm90 : public CudaTest {
     };
     const std::vector<BFloat16> got =
         product(List(device(), in.counts, config.largest_tile), given_x.data(), nullptr);
-    if (activates(epilogue) && config.gathers() && rows > 0) {
+    if (gathers && rows > 0) {
       // The same rows in another order, and where they go: the kernel gathers them itself.
       std::vector<std::int32_t> to(static_cast<std::size_t>(rows));
       std::iota(to.begin(), to.end(), 0);
@@ -345,7 +352,7 @@ class CudaGroupedGemmSm90 : public CudaTest {
       const List list(device(), in.counts, config.largest_tile, to);
       ASSERT_TRUE(product(list, by_expert.data(), source.data()) == got) << "gathered";
       EXPECT_TRUE(by_expert.intact());
-      if (largest_tile == kGatheringTile) {
+      if (!config.cooperative()) {
         ASSERT_TRUE(by_expert.download() == in.x) << "rows gathered";
       }
     }

@@ -51,6 +51,7 @@ __global__ void __cluster_dims__(Config::kCluster, 1, 1) __launch_bounds__(Confi
                     Config::kCluster * (1 + Config::kConsumersOfTile + Config::kRowReaders));
     }
     mbarrier_init(shared.gathered(), 1);
+    mbarrier_init(shared.first_gathered(), Config::kCluster);
     for (int consumer = 0; consumer < 2; ++consumer) {
       mbarrier_init(shared.stored(consumer), 1);
       mbarrier_init(shared.announced(consumer), 1);

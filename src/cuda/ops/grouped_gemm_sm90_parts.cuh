@@ -71,6 +71,10 @@ struct GemmConfig {
   static constexpr int kGatherPieces = kTheGatherPieces;
   static constexpr int kGatherPieceBytes = 2048;
   static_assert(kGatherPieces <= kWarpSize);
+  // Of a block's first rows, in the slots of rows behind the first one, which nobody loads yet.
+  static constexpr int kFirstPieces = kWarpSize;
+  static_assert(kGatherPieces == 0 ||
+                kFirstPieces * kGatherPieceBytes <= (kRowSlots - 1) * kRowSlotBytes);
   // Shared memory, from a 1024-byte boundary on.
   static constexpr int kRowsAt = kWeightSlots * static_cast<int>(kBlockBytes);
   static constexpr int kStagingAt = kRowsAt + kRowSlots * kRowSlotBytes;
@@ -81,7 +85,7 @@ struct GemmConfig {
   static constexpr int kStoredTilesAt = kQueueAt + 2 * 16;  // row tile of each consumer
   static constexpr int kBarriersAt = kStoredTilesAt + 2 * 16;
   static constexpr int kSharedBytes =
-      kBarriersAt + (2 * kWeightSlots + 9 + (kCooperative ? 2 * kRowSlots : 0)) * 8;
+      kBarriersAt + (2 * kWeightSlots + 10 + (kCooperative ? 2 * kRowSlots : 0)) * 8;
   static_assert(kRowSlotBytes % 1024 == 0 && kStagingAt % 1024 == 0,
                 "the swizzle repeats in 1024 bytes");
 };
@@ -172,6 +176,9 @@ struct Shared {
   __device__ __forceinline__ std::uint32_t piece(int i) const {
     return base + Config::kPiecesAt + i * Config::kGatherPieceBytes;
   }
+  __device__ __forceinline__ std::uint32_t first_piece(int i) const {
+    return row_slot(1) + i * Config::kGatherPieceBytes;
+  }
   __device__ __forceinline__ std::uint32_t weight_slot(int s) const {
     return base + s * static_cast<int>(kBlockBytes);
   }
@@ -208,8 +215,11 @@ struct Shared {
   __device__ __forceinline__ std::uint32_t announced(int consumer) const {
     return full(2 * Config::kWeightSlots + 7 + consumer);
   }
+  __device__ __forceinline__ std::uint32_t first_gathered() const {
+    return full(2 * Config::kWeightSlots + 9);
+  }
   __device__ __forceinline__ std::uint32_t rows_full(int s) const {
-    return full(2 * Config::kWeightSlots + 9 + s);
+    return full(2 * Config::kWeightSlots + 10 + s);
   }
   __device__ __forceinline__ std::uint32_t rows_empty(int s) const {
     return rows_full(Config::kRowSlots + s);

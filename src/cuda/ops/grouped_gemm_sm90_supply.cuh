@@ -105,7 +105,8 @@ __device__ __forceinline__ void schedule(const Shared<Config>& shared, const Gem
 // --- gathering -----------------------------------------------------------------------------------
 /// One warp a block: copies rows from the tokens' order to the experts', 16 rows at a time, in the
 /// order in which the scheduler hands out their tiles. So the copy runs beside the products, and the
-/// first tiles wait for little of it. Every lane that takes part moves a piece of a row.
+/// first tiles wait for little of it. Every lane that takes part moves a piece of a row; the block's first rows are
+/// moved by all lanes, through slots of the ring that are not needed yet.
 /// NOTE: units are drawn, not dealt out by the block's number: where another stream's kernel holds
 /// multiprocessors, the blocks that wait for rows may not wait for one that has not started.
 template <class Config>
@@ -117,33 +118,22 @@ __device__ __forceinline__ void gather(const Shared<Config>& shared, const GemmA
   std::uint32_t parity = 0;
   std::int32_t* const ticket = p.row_tiles.tickets + RowTiles::kGatherTicket;
   const auto draw = [&] { return lane == 0 ? atomicAdd(ticket, 1) : 0; };
-  int drawn = draw();
-  for (;;) {
-    const int unit = __shfl_sync(kAllLanes, drawn, 0);
-    if (unit >= units) return;
-    drawn = draw();  // on its way while this one's rows are
-    const RowTile tile = p.row_tiles.tiles[unit / kUnitsPerTile];
-    const int first = unit % kUnitsPerTile * kRowUnit;
-    const int rows = min(tile.valid - first, kRowUnit);
-    if (rows <= 0) {  // as all others of this tile that are still to be drawn
-      if (lane == 0) atomicMax(ticket, (unit / kUnitsPerTile + 1) * kUnitsPerTile);
-      continue;
-    }
-    const int row = tile.first_row + first;
+  // A unit of rows through as many pieces of memory as there are.
+  const auto move = [&](int row, int rows, int pieces_at_once, std::uint32_t memory) {
     const int token = lane < rows ? p.row_tiles.row_to_token[row + lane] : 0;
     const int pieces = rows * pieces_per_row;
-    for (int base = 0; base < pieces; base += Config::kGatherPieces) {
+    for (int base = 0; base < pieces; base += pieces_at_once) {
       const int piece = base + lane;
-      const bool mine = lane < Config::kGatherPieces && piece < pieces;
+      const bool mine = lane < pieces_at_once && piece < pieces;
       const int in_unit = mine ? piece / pieces_per_row : 0;
       const int at = (piece - in_unit * pieces_per_row) * Config::kGatherPieceBytes;
       const int bytes = min(Config::kGatherPieceBytes, p.source_row_bytes - at);
       const int from = __shfl_sync(0xffffffffU, token, in_unit);
+      const std::uint32_t my_memory = memory + lane * Config::kGatherPieceBytes;
       if (mine) {
         mbarrier_expect_bytes(shared.gathered(), bytes);
-        bulk_load(shared.piece(lane),
-                  p.source + static_cast<std::size_t>(from) * p.source_row_bytes + at, bytes,
-                  shared.gathered());
+        bulk_load(my_memory, p.source + static_cast<std::size_t>(from) * p.source_row_bytes + at,
+                  bytes, shared.gathered());
       }
       __syncwarp();
       if (lane == 0) mbarrier_arrive(shared.gathered());
@@ -151,12 +141,38 @@ __device__ __forceinline__ void gather(const Shared<Config>& shared, const GemmA
       parity ^= 1;
       if (mine) {
         bulk_store(p.gathered + static_cast<std::size_t>(row + in_unit) * p.source_row_bytes + at,
-                   shared.piece(lane), bytes);
+                   my_memory, bytes);
         bulk_commit_group();
         bulk_wait_group_read<0>();
       }
       __syncwarp();
     }
+  };
+  bool first = true;  // none gathered yet
+  const auto give_ring_back = [&] {
+    if (first && lane < Config::kCluster) {
+      mbarrier_arrive_cluster(cluster_address(shared.first_gathered(), lane));
+    }
+    first = false;
+  };
+  int drawn = draw();
+  for (;;) {
+    const int unit = __shfl_sync(kAllLanes, drawn, 0);
+    if (unit >= units) {
+      give_ring_back();
+      return;
+    }
+    drawn = draw();  // on its way while this one's rows are
+    const RowTile tile = p.row_tiles.tiles[unit / kUnitsPerTile];
+    const int at = unit % kUnitsPerTile * kRowUnit;
+    const int rows = min(tile.valid - at, kRowUnit);
+    if (rows <= 0) {  // as all others of this tile that are still to be drawn
+      if (lane == 0) atomicMax(ticket, (unit / kUnitsPerTile + 1) * kUnitsPerTile);
+      continue;
+    }
+    move(tile.first_row + at, rows, first ? Config::kFirstPieces : Config::kGatherPieces,
+         first ? shared.first_piece(0) : shared.piece(0));
+    give_ring_back();
     bulk_wait_group<0>();
     __syncwarp();
     if (lane == 0) add_release(p.row_tiles.ready + unit / kUnitsPerTile, 1);
@@ -247,6 +263,10 @@ __device__ __forceinline__ void load(const Shared<Config>& shared, const TokenMa
       at.advance();
     };
     load_stage(std::true_type());
+    if constexpr (Config::kGatherPieces > 0) {
+      // Until then the slots that come next are those through which either block gathers its first rows.
+      if (turn == 0 && p.source != nullptr) mbarrier_wait_cluster(shared.first_gathered(), 0);
+    }
     for (int k = 1; k < p.k_blocks; ++k) load_stage(std::false_type());
   }
 }

@@ -504,6 +504,12 @@ TEST_F(CudaGroupedGemmSm90, ProductsBesideEachOtherGiveTheBitsOfProductsInTurn) 
   }
 }
 
+// More units of rows than there are blocks, each row of which is 2048 bytes and 128 more: every piece of memory of
+// those who gather is used, for a block's first rows and for later ones.
+TEST_F(CudaGroupedGemmSm90, GathersRowsOfSeveralPieces) {
+  check({1300, 5, 1290}, 128, 1088);
+}
+
 TEST_F(CudaGroupedGemmSm90, NoRows) {
   check({0, 0}, 128, 192);
 }

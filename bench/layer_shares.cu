@@ -9,7 +9,7 @@
 // and with --eager all are, in a row of their own; host_us is what the call takes. over_previous is the time of
 // the level named before over this one's, in the same rounds, with its 95 % interval. Before each sample
 // 256 MiB are written and then read: L2 is cold and clean. Three inputs, with routes of their own, take turns from
-// round to round; the first one's output is compared.
+// round to round; outputs of all are compared, before and after the timing.
 // --untuned: levels take what their rules choose.
 // --kernels adds the time of each kernel (CUPTI; recorded in runs of their own).
 #include <fmt/format.h>
@@ -181,7 +181,6 @@ void time_model(const Model& model, std::int64_t tokens, const Options& options)
     MOE_CUDA_CHECK(cudaMemcpyAsync(x_data.data(), inputs[static_cast<std::size_t>(input)].data(),
                                    x_data.size(), cudaMemcpyDeviceToDevice, stream.get()));
   };
-  load(0);
   const auto view = [](const DeviceBuffer& data, std::initializer_list<std::int64_t> sizes) {
     return TensorView(data.data(), DType::kBF16, sizes);
   };
@@ -192,10 +191,13 @@ void time_model(const Model& model, std::int64_t tokens, const Options& options)
   const TensorView x = view(x_data, {tokens, shape.hidden});
   const TensorView y = view(y_data, {tokens, shape.hidden});
 
-  // Reference rows: the first and the last tokens.
+  // Reference rows: the first and the last tokens of each input.
   const std::int64_t checked = std::min<std::int64_t>(tokens, 128);
-  const DeviceBuffer expected(2 * static_cast<std::size_t>(checked * shape.hidden) * 2);
+  const DeviceBuffer expected(kInputs * 2 * static_cast<std::size_t>(checked * shape.hidden) * 2);
   const std::int64_t starts[2] = {0, tokens - checked};
+  const auto expected_rows = [&](int input, int part) {
+    return expected.as<__nv_bfloat16>() + (input * 2 + part) * checked * shape.hidden;
+  };
   const auto rows_of = [&](const TensorView& all, std::int64_t first) {
     return TensorView(all.as<std::uint16_t>() + first * shape.hidden, DType::kBF16,
                       {checked, shape.hidden});
@@ -208,21 +210,24 @@ void time_model(const Model& model, std::int64_t tokens, const Options& options)
                                      .problem = few,
                                      .stream = stream.get()},
                                     weights);
-    for (int part = 0; part < 2; ++part) {
-      reference.forward(rows_of(x, starts[part]),
-                        TensorView(expected.as<std::uint16_t>() + part * checked * shape.hidden,
-                                   DType::kBF16, {checked, shape.hidden}));
+    for (int input = 0; input < kInputs; ++input) {
+      load(input);
+      for (int part = 0; part < 2; ++part) {
+        reference.forward(
+            rows_of(x, starts[part]),
+            TensorView(expected_rows(input, part), DType::kBF16, {checked, shape.hidden}));
+      }
     }
     MOE_CUDA_CHECK(cudaStreamSynchronize(stream.get()));
   }
   const DeviceBuffer sums(2 * sizeof(double));
-  const auto error = [&] {
+  const auto error = [&](int input) {
     double worst = 0;
     for (int part = 0; part < 2; ++part) {
       const double e =
           relative_error(static_cast<const __nv_bfloat16*>(rows_of(y, starts[part]).data),
-                         expected.as<__nv_bfloat16>() + part * checked * shape.hidden,
-                         checked * shape.hidden, sums.as<double>(), stream.get());
+                         expected_rows(input, part), checked * shape.hidden, sums.as<double>(),
+                         stream.get());
       if (!(e <= worst)) worst = e;  // NaN stays
     }
     return worst;
@@ -234,11 +239,13 @@ void time_model(const Model& model, std::int64_t tokens, const Options& options)
   MOE_CUDA_CHECK(cudaStreamSynchronize(stream.get()));
   const Graph twin_graph(stream.get(), [&] { twin.queue(stream.get()); });
   Timer timer(stream.get());
-  const auto checked_forward = [&](Contestant& one) {
-    load(0);
-    MOE_CUDA_CHECK(cudaMemsetAsync(y.data, 0xff, y.bytes(), stream.get()));
-    one.forward(one.graph != nullptr, x, y, stream.get());
-    one.note_error(error());
+  const auto checked_forwards = [&](Contestant& one) {
+    for (int input = 0; input < kInputs; ++input) {
+      load(input);
+      MOE_CUDA_CHECK(cudaMemsetAsync(y.data, 0xff, y.bytes(), stream.get()));
+      one.forward(one.graph != nullptr, x, y, stream.get());
+      one.note_error(error(input));
+    }
   };
   const auto add = [&](std::vector<Contestant>& to, const std::string& name) {
     Contestant one{.name = name,
@@ -250,7 +257,7 @@ void time_model(const Model& model, std::int64_t tokens, const Options& options)
                                            .stream = stream.get(),
                                            .launch = Launch::kEager},  // graphs are recorded here
                                           weights)};
-    checked_forward(one);
+    checked_forwards(one);
     // Levels 4 and 6 read the experts' row counts on the host: no graph holds them.
     if (one.layer.level().number == 5 || one.layer.level().number >= 7) {
       one.graph = std::make_unique<Graph>(stream.get(), [&] { one.layer.forward(x, y); });
@@ -286,7 +293,7 @@ void time_model(const Model& model, std::int64_t tokens, const Options& options)
       }
       if (i < 0) twin_us.clear();
     }
-    for (Contestant& one : contestants) checked_forward(one);
+    for (Contestant& one : contestants) checked_forwards(one);
     const Contestant* previous = nullptr;
     for (Contestant& one : contestants) {
       print_rows(model, shape, one, previous, twin_us);

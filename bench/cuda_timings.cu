@@ -266,12 +266,12 @@ void time_front(CudaDevice& device) {
     const DeviceBuffer tiles(static_cast<std::size_t>(most) * sizeof(RowTile));
     const DeviceBuffer ready = numbers(most);
     const DeviceBuffer finished = numbers(most);
-    const DeviceBuffer counters = numbers(1 + RowTiles::kTickets);
+    const DeviceBuffer counters = numbers(RowTiles::kCounts + RowTiles::kTickets);
     const Permutation permutation{offsets.as<std::int32_t>(), dst.as<std::int32_t>(),
                                   scratch.as<std::int32_t>()};
     const RowTiles row_tiles{.tiles = tiles.as<RowTile>(),
                              .count = counters.as<std::int32_t>(),
-                             .tickets = counters.as<std::int32_t>() + 1,
+                             .tickets = counters.as<std::int32_t>() + RowTiles::kCounts,
                              .ready = ready.as<std::int32_t>(),
                              .row_to_token = token.as<std::int32_t>(),
                              .finished = finished.as<std::int32_t>()};

@@ -1,8 +1,8 @@
 // The main loop of level 8 on dense problems (one expert) against cuBLASLt's best heuristic, one JSON
 // object a line.
-//   mainloop [--block MS] [--rounds N] [--order ROWSxFEATURES,...] [SHAPE...]
-// SHAPE = name of kShapes; nothing = all. --order tries orders of the tiles (TileOrder: row tiles of a
-// group x feature pairs of a band) beside the one that is chosen.
+//   mainloop [--block MS] [--rounds N] [--together N,...] [SHAPE...]
+// SHAPE = name of kShapes; nothing = all. --together tries orders of the tiles (TileOrder: row tiles that take
+// turns on a feature pair) beside the one that is chosen.
 // Both get the same normal data. The whole output is compared before and after timing. A round is a
 // block of repetitions of each, ours between two of the library's; each repetition begins with an L2 that
 // holds nothing of use and no dirty lines. The share of a round is the mean of the library's two medians
@@ -163,7 +163,7 @@ struct Options {
   int block_ms = 300;
   int rounds = 6;
   std::vector<std::string> shapes;
-  std::vector<std::pair<int, int>> orders;  // group_rows, band_features
+  std::vector<std::int64_t> together;  // GroupedGemmConfig::tiles_together
 };
 
 /// Buffers of one shape, ours and the library's products of the same data.
@@ -180,7 +180,7 @@ class DenseProblem {
         ours_(output_bytes()),
         sums_(2 * sizeof(double)),
         offsets_(2 * sizeof(std::int32_t)),
-        counters_((1 + RowTiles::kTickets) * sizeof(std::int32_t)),
+        counters_((RowTiles::kCounts + RowTiles::kTickets) * sizeof(std::int32_t)),
         library_(shape, x_.data(), w_.data(), theirs_.data(), stream_.get(), timer_) {
     spec_ = {.epilogue = GemmEpilogue::kStore,
              .experts = 1,
@@ -202,7 +202,7 @@ class DenseProblem {
   void time(const GroupedGemmConfig& config, const Options& options) {
     GroupedGemmSm90 gemm(spec_, config, facts_);
     const RowTiles tiles{list_.as<RowTile>(), counters_.as<std::int32_t>(),
-                         counters_.as<std::int32_t>() + 1};
+                         counters_.as<std::int32_t>() + RowTiles::kCounts};
     const auto plan = [&] {  // outside of the timed region, as the library's choice is
       build_row_tiles({.expert_offsets = offsets_.as<std::int32_t>(),
                        .experts = 1,
@@ -283,9 +283,7 @@ Options parse(Arguments arguments) {
   Options options;
   options.block_ms = static_cast<int>(arguments.number("--block", options.block_ms));
   options.rounds = static_cast<int>(arguments.number("--rounds", options.rounds));
-  for (const std::string& order : arguments.list("--order", {})) {
-    options.orders.emplace_back(std::stoi(order), std::stoi(order.substr(order.find('x') + 1)));
-  }
+  options.together = arguments.numbers("--together", {});
   options.shapes = arguments.words();
   return options;
 }
@@ -306,10 +304,9 @@ int run(const Options& options) {
     }
     DenseProblem problem(shape, device.facts());
     problem.time(problem.chosen(), options);
-    for (const auto& [rows, features] : options.orders) {
+    for (const std::int64_t tiles : options.together) {
       GroupedGemmConfig config = problem.chosen();
-      config.group_rows = rows;
-      config.band_features = features;
+      config.tiles_together = static_cast<int>(tiles);
       problem.time(config, options);
     }
   }

@@ -94,7 +94,7 @@ Buffers carve(Memory& memory, const Problem& problem, const DeviceFacts& facts) 
   b.row_tiles.ready = memory.template take<std::int32_t>(most_tiles);
   b.row_tiles.finished = memory.template take<std::int32_t>(most_tiles);
   b.row_tiles.row_to_token = memory.template take<std::int32_t>(routed);
-  b.row_tiles.count = memory.template take<std::int32_t>(1);
+  b.row_tiles.count = memory.template take<std::int32_t>(RowTiles::kCounts);
   b.row_tiles.tickets = memory.template take<std::int32_t>(RowTiles::kTickets);
   return b;
 }

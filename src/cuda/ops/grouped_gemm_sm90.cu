@@ -1,6 +1,7 @@
 #include "cuda/ops/grouped_gemm_sm90.h"
 
 #include <algorithm>
+#include <cmath>
 
 #include "core/check.h"
 #include "cuda/check.h"
@@ -56,26 +57,29 @@ int resident_blocks(const GroupedGemmKernel& kernel, const DeviceFacts& facts) {
 
 GroupedGemmConfig choose_grouped_gemm(const GroupedGemmSpec& spec, std::int64_t rows,
                                       int largest_tile, const DeviceFacts& facts) {
-  const auto pairs = static_cast<int>((spec.feature_blocks + 1) / 2);
-  // The rows of a group are read once for every band of weights: a quarter of L2 keeps them there
-  // beside the weights that stream through and the output. Never less than a wave needs to share.
-  const std::int64_t tile_bytes = largest_tile * spec.k_blocks * kBlockDepth * 2;
-  const auto fit = static_cast<std::int64_t>(facts.l2_bytes) / 4 / tile_bytes;
-  constexpr std::int64_t kFewest = 8;
-  constexpr std::int64_t kMost = 64;
+  // C clusters that work at a time have s row tiles and C / s feature pairs. A tile's rows are read again s tickets
+  // later, when all have read s / C of theirs: s / C · (s · rows + C / s · weights) bytes, which L2 has to hold. From
+  // an eighth of it on rows came from memory again.
+  const auto depth = static_cast<double>(spec.k_blocks * kBlockDepth * 2);
+  const double rows_bytes = largest_tile * depth;
+  const double weights_bytes = 2 * kBlockFeatures * depth;
+  const double room = static_cast<double>(facts.l2_bytes) / 8 - weights_bytes;
+  const int clusters = facts.multiprocessors / 2;
+  // Fewer than four read weights too often to be worth it, whatever L2 holds.
+  constexpr double kFewest = 4;
+  constexpr double kMost = 64;
+  const double together = std::sqrt(std::max(room, 0.0) * clusters / rows_bytes);
   return {
       .largest_tile = largest_tile,
-      .group_rows = static_cast<int>(std::clamp(fit, kFewest, kMost)),
-      .band_features = std::min(pairs, 8),
+      .tiles_together = static_cast<int>(std::clamp(together, kFewest, kMost)),
       .weights_read_once = rows <= spec.experts * std::max(largest_tile, kGatheringTile) * 7 / 8};
 }
 
 std::string to_string(const GroupedGemmConfig& config) {
-  return fmt::format("{}tiles of {}x{}, {} row tiles x {} feature pairs{}",
+  return fmt::format("{}tiles of {}x{}, up to {} of an expert together{}",
                      config.cooperative() ? "cooperative " : "",
                      (config.cooperative() ? 2 : 1) * kBlockFeatures, config.largest_tile,
-                     config.group_rows, config.band_features,
-                     config.weights_read_once ? ", weights read once" : "");
+                     config.tiles_together, config.weights_read_once ? ", weights read once" : "");
 }
 
 std::size_t grouped_gemm_shared_bytes(int largest_tile, bool gathers) {
@@ -182,8 +186,7 @@ void GroupedGemmSm90::run(const GroupedGemmCall& call, cudaStream_t stream) {
       .awaits = call.awaits,
       .feature_blocks = static_cast<int>(s.spec.feature_blocks),
       .k_blocks = static_cast<int>(s.spec.k_blocks),
-      .group_rows = s.config.group_rows,
-      .band_features = s.config.band_features,
+      .tiles_together = s.config.tiles_together,
       .weights_read_once = s.config.weights_read_once,
       .bias = call.packed_bias,
       .activation = s.spec.activation};

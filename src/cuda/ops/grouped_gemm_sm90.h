@@ -58,9 +58,8 @@ inline constexpr int kFewestCooperativeSteps = 3;
 
 /// What is chosen for a shape and its rows. Pure host arithmetic: choose_grouped_gemm().
 struct GroupedGemmConfig {
-  int largest_tile = 0;   // rows, one of the above; what build_row_tiles() is called with
-  int group_rows = 0;     // row tiles whose rows stay in L2 (TileOrder)
-  int band_features = 0;  // feature pairs that pass over them together
+  int largest_tile = 0;    // rows, one of the above; what build_row_tiles() is called with
+  int tiles_together = 0;  // of one expert, which take turns on its weights (TileOrder)
   bool weights_read_once =
       false;             // an expert's rows are one tile as a rule: L2 need not keep weights
   bool gathers = false;  // a kernel that activates: rows come in the tokens' order
@@ -72,7 +71,7 @@ struct GroupedGemmConfig {
                                                     int largest_tile, const DeviceFacts& facts);
 /// Bytes of shared memory that a block of the kernels for such tiles takes.
 [[nodiscard]] std::size_t grouped_gemm_shared_bytes(int largest_tile, bool gathers);
-/// "tiles of 128x192, 8 row tiles x 8 feature pairs"
+/// "tiles of 128x192, up to 11 of an expert together"
 [[nodiscard]] std::string to_string(const GroupedGemmConfig& config);
 
 struct GroupedGemmCall {

@@ -116,8 +116,7 @@ struct GemmArguments {
   int awaits;  // counts in row_tiles.finished with which rows are complete; 0: nobody counts
   int feature_blocks;
   int k_blocks;
-  int group_rows;
-  int band_features;
+  int tiles_together;  // TileOrder
   bool weights_read_once;
   // Of Config::kBias.
   const float* bias;  // as GroupedGemmCall::packed_bias

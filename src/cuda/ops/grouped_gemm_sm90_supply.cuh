@@ -21,7 +21,8 @@ namespace moe::cuda {
 // --- scheduler -----------------------------------------------------------------------------------
 /// Rows x k blocks, of 4 cycles each, in which a ticket is drawn and what it means has come to the loaders.
 inline constexpr int kStepsOfDraw = 1800;
-/// Rounds of items, one a cluster, at the end of a product, in which tickets are not drawn in advance.
+/// Rounds of items, one a cluster, at the end of a product, in which tickets of short items, too, are not drawn in
+/// advance.
 inline constexpr int kLastRounds = 3;
 
 /// One thread of the cluster: draws tickets and writes what they mean into both blocks' queues. Either
@@ -32,9 +33,9 @@ __device__ __forceinline__ void schedule(const Shared<Config>& shared, const Gem
   // Feature blocks that the cluster takes together where it does not split the rows.
   constexpr int kTogether = 2 * Config::kFeatureBlocks;
   const int clusters = static_cast<int>(gridDim.x) / Config::kCluster;
-  const TileOrder order{*p.row_tiles.count, divide_up(p.feature_blocks, 2), p.group_rows,
-                        p.band_features};
-  const int items = order.row_tiles * order.feature_pairs;
+  const TileOrder order{p.row_tiles.count[0], p.row_tiles.count[1], divide_up(p.feature_blocks, 2),
+                        p.tiles_together};
+  const int items = order.items();
   int ticket = static_cast<int>(blockIdx.x) / Config::kCluster;
   const auto publish = [&](int slot, int rank, const int4& work) {
     store_async(cluster_address(shared.queue(slot), rank), work,
@@ -48,10 +49,11 @@ __device__ __forceinline__ void schedule(const Shared<Config>& shared, const Gem
   const auto draw = [&] {
     // Blocks that have begun early would draw what is left for the others.
     if (p.rows_of_previous && p.awaits == 0) wait_for_previous_kernel();
-    // NOTE: the last ones not in advance. A cluster that held some would have an item more than others in the end,
-    // and begin it last. Not before there is a place in the queue, nor, where items are long enough for a
-    // draw, before the last one has begun. Cooperating blocks of small tiles lost by it.
-    if (!Config::kCooperative && items - ticket <= kLastRounds * clusters) {
+    // NOTE: not in advance. Items that follow each other read the same, so they should begin together: the next
+    // one is drawn when the loader has nearly done with the last one. Short items, which a draw would hold up, are
+    // drawn in advance but for the last ones: a cluster that held some in the end would have one more than
+    // others. Cooperating blocks of small tiles lost by it.
+    if (!Config::kCooperative && (long_items || items - ticket <= kLastRounds * clusters)) {
       wait_for_place();
       const int last = turn - 1;
       if (last > 0 && long_items) mbarrier_wait(shared.taken(last % 2), last / 2 & 1);
@@ -60,8 +62,12 @@ __device__ __forceinline__ void schedule(const Shared<Config>& shared, const Gem
   };
   for (; ticket < items; ticket = draw()) {
     const int slot = turn % 2;
-    const TileOrder::Item item = order.at(ticket);
-    const RowTile tile = p.row_tiles.tiles[item.row_tile];
+    TileOrder::Item item = order.at(ticket);
+    RowTile tile = p.row_tiles.tiles[item.row_tile];
+    if (tile.tiles > 1) {
+      item = order.of_expert(item, tile.index, tile.tiles);
+      tile = p.row_tiles.tiles[item.row_tile];
+    }
     const int feature = 2 * item.feature_pair;
     const int block = tile.expert * p.feature_blocks + feature;
     const bool alone = feature + 1 == p.feature_blocks;
@@ -86,8 +92,8 @@ __device__ __forceinline__ void schedule(const Shared<Config>& shared, const Gem
       const int skipped = upper == tile.rows ? 0 : upper;
       const int second = Config::kCooperative && !alone ? block + 1 : block;
       publish(slot, 0,
-              Work::pack(block, tile.first_row, item.row_tile, upper, false,
-                         min(int{tile.valid}, upper), once, feature));
+              Work::pack(block, tile.first_row, item.row_tile, upper, false, min(tile.valid, upper),
+                         once, feature));
       publish(slot, 1,
               Work::pack(second, tile.first_row + skipped, item.row_tile, tile.rows - skipped,
                          false, max(tile.valid - upper, 0), once, feature));
@@ -114,7 +120,9 @@ __device__ __forceinline__ void gather(const Shared<Config>& shared, const GemmA
   constexpr int kUnitsPerTile = Config::kLargestTile / kRowUnit;
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const int pieces_per_row = divide_up(p.source_row_bytes, Config::kGatherPieceBytes);
-  const int units = *p.row_tiles.count * kUnitsPerTile;  // those behind a tile's end are empty
+  const int tiles = p.row_tiles.count[0];
+  const int several = p.row_tiles.count[1];
+  const int units = tiles * kUnitsPerTile;  // those behind a tile's end are empty
   std::uint32_t parity = 0;
   std::int32_t* const ticket = p.row_tiles.tickets + RowTiles::kGatherTicket;
   const auto draw = [&] { return lane == 0 ? atomicAdd(ticket, 1) : 0; };
@@ -163,7 +171,8 @@ __device__ __forceinline__ void gather(const Shared<Config>& shared, const GemmA
       return;
     }
     drawn = draw();  // on its way while this one's rows are
-    const RowTile tile = p.row_tiles.tiles[unit / kUnitsPerTile];
+    const int number = spread(unit / kUnitsPerTile, several, tiles);
+    const RowTile tile = p.row_tiles.tiles[number];
     const int at = unit % kUnitsPerTile * kRowUnit;
     const int rows = min(tile.valid - at, kRowUnit);
     if (rows <= 0) {  // as all others of this tile that are still to be drawn
@@ -175,7 +184,7 @@ __device__ __forceinline__ void gather(const Shared<Config>& shared, const GemmA
     give_ring_back();
     bulk_wait_group<0>();
     __syncwarp();
-    if (lane == 0) add_release(p.row_tiles.ready + unit / kUnitsPerTile, 1);
+    if (lane == 0) add_release(p.row_tiles.ready + number, 1);
   }
 }
 
@@ -204,11 +213,12 @@ __device__ __forceinline__ Work next_load(const Shared<Config>& shared, int turn
   const int slot = turn % 2;
   if (elect_lane()) mbarrier_arrive_expect_bytes(shared.queued(slot), sizeof(Work));
   mbarrier_wait_cluster(shared.queued(slot), turn / 2 & 1);
-  const Work work = Work::read(shared.queue(slot)).uniform();
-  if (work.rows() > 0 && elect_lane()) {
-    mbarrier_arrive_cluster(cluster_address(shared.taken(slot), 0));
-  }
-  return work;
+  return Work::read(shared.queue(slot)).uniform();
+}
+/// Of a slot that next_load() has read.
+template <class Config>
+__device__ __forceinline__ void give_back_place(const Shared<Config>& shared, int turn) {
+  if (elect_lane()) mbarrier_arrive_cluster(cluster_address(shared.taken(turn % 2), 0));
 }
 
 /// One warp a block, in pingpong: fills the ring, weights and rows of one k block a stage. Blocks that
@@ -267,7 +277,11 @@ __device__ __forceinline__ void load(const Shared<Config>& shared, const TokenMa
       // Until then the slots that come next are those through which either block gathers its first rows.
       if (turn == 0 && p.source != nullptr) mbarrier_wait_cluster(shared.first_gathered(), 0);
     }
-    for (int k = 1; k < p.k_blocks; ++k) load_stage(std::false_type());
+    // The place is given back late: the next ticket is drawn then.
+    const int late = max(1, p.k_blocks - kStepsOfDraw / rows);
+    for (int k = 1; k < late; ++k) load_stage(std::false_type());
+    give_back_place(shared, turn);
+    for (int k = late; k < p.k_blocks; ++k) load_stage(std::false_type());
   }
 }
 
@@ -281,6 +295,7 @@ __device__ __forceinline__ void load_weights(const Shared<Config>& shared, const
   for (int turn = 0;; ++turn) {
     const Work work = next_load(shared, turn);
     if (work.rows() == 0) return;
+    give_back_place(shared, turn);
     const char* weights =
         reinterpret_cast<const char*>(p.weights) + work.weight_block * feature_block;
     const std::uint64_t policy = l2_policy(work.read_once());

@@ -19,7 +19,8 @@ struct TileListScratch {
 
 /// The list by all blocks of a grid together, each of which knows all experts: thread e brings the first
 /// routed row and the number of rows of expert e; `total` rows are of all. A warp takes an expert, counts
-/// the tiles of those that go before it and writes its own. Large tiles go first, but of the experts with one
+/// the tiles of those that go before it and writes its own. Experts with several tiles go first, then those with
+/// one; large tiles first, but of the experts with one
 /// tile the light ones: their weights arrive while others multiply, and the end is none of small tiles that
 /// all wait for memory. By whole blocks of at least `experts` threads,
 /// a multiple of 32.
@@ -64,18 +65,21 @@ __device__ __forceinline__ void list_row_tiles(TileListScratch<kMost>& shared, i
     for (int i = lane; i < split.tiles; i += kWarpSize) {
       const int first_row = split.first_row(i);
       const int tile_rows = split.tile_rows(i);
-      // Those that wait for memory run beside those that multiply.
-      const int at = split.tiles > 1
-                         ? place_of_several(before + i, several, all - several)
-                         : place_of_single(before + i - several, several, all - several);
-      out.tiles[at] = {
-          expert, shared.begin[expert] + first_row, static_cast<std::int16_t>(tile_rows),
-          static_cast<std::int16_t>(min(tile_rows, split.rows - first_row)), split.tiles};
+      const int at = before + i;
+      out.tiles[at] = {.expert = expert,
+                       .first_row = shared.begin[expert] + first_row,
+                       .rows = tile_rows,
+                       .valid = min(tile_rows, split.rows - first_row),
+                       .index = i,
+                       .tiles = split.tiles};
       if (out.ready != nullptr) out.ready[at] = 0;
       if (out.finished != nullptr) out.finished[at] = 0;
     }
     if (expert == 0) {
-      if (lane == 0) *out.count = all;
+      if (lane == 0) {
+        out.count[0] = all;
+        out.count[1] = several;
+      }
       if (lane < RowTiles::kTickets) out.tickets[lane] = 0;
     }
   }

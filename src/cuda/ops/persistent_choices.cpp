@@ -15,7 +15,7 @@ using nlohmann::json;
 
 constexpr const char* kFormat = "moe-tune-persistent";
 /// Of what is timed and how; the kernels are part of the key.
-constexpr int kRevision = 2;
+constexpr int kRevision = 3;
 
 json key_of(const DeviceFacts& facts, const Problem& problem) {
   const DeviceIdentity identity = identity_of(facts);
@@ -26,16 +26,14 @@ json key_of(const DeviceFacts& facts, const Problem& problem) {
 
 json to_json(const GroupedGemmConfig& config) {
   return {{"largest_tile", config.largest_tile},
-          {"group_rows", config.group_rows},
-          {"band_features", config.band_features},
+          {"tiles_together", config.tiles_together},
           {"weights_read_once", config.weights_read_once},
           {"gathers", config.gathers}};
 }
 /// Throws json::exception on missing members and wrong types, like all that follow.
 GroupedGemmConfig config_from(const json& stored) {
   return {.largest_tile = stored.at("largest_tile").get<int>(),
-          .group_rows = stored.at("group_rows").get<int>(),
-          .band_features = stored.at("band_features").get<int>(),
+          .tiles_together = stored.at("tiles_together").get<int>(),
           .weights_read_once = stored.at("weights_read_once").get<bool>(),
           .gathers = stored.at("gathers").get<bool>()};
 }

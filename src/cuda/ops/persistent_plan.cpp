@@ -22,14 +22,8 @@ constexpr Kind kKinds[] = {{kGatheringTile, true},
                            {kDeepTile, true},
                            {kCooperativeTile, true}};
 
-/// An order of tiles beside the heuristic's: its group times a factor, a band of its own.
-struct OrderVariation {
-  int group_numerator;
-  int group_denominator;
-  int band_features;  // 0: the heuristic's
-};
-constexpr OrderVariation kOrders[] = {{1, 1, 0}, {1, 4, 0},  {4, 1, 0},
-                                      {1, 1, 4}, {1, 1, 16}, {1, 1, 64}};
+/// Orders of tiles: as many of an expert together as the heuristic says, half of them, twice as many.
+constexpr double kTogether[] = {1, 0.5, 2};
 
 std::string name_of(const Kind& kind) {
   return fmt::format("tiles of {} rows{}", kind.largest_tile,
@@ -117,20 +111,16 @@ std::string pruned(const Kind& kind, const PersistentSpecs& specs, std::int64_t 
   return {};
 }
 
-GroupedGemmConfig reordered(GroupedGemmConfig config, const OrderVariation& order) {
-  config.group_rows =
-      std::max(1, config.group_rows * order.group_numerator / order.group_denominator);
-  if (order.band_features > 0) config.band_features = order.band_features;
+GroupedGemmConfig reordered(GroupedGemmConfig config, double factor) {
+  config.tiles_together = std::max(1, static_cast<int>(config.tiles_together * factor));
   return config;
 }
 
-/// The same order with the least numbers that give it, so that equal orders are equal.
-GroupedGemmConfig least(GroupedGemmConfig config, const GroupedGemmSpec& spec,
-                        std::int64_t most_tiles) {
-  const std::int64_t pairs = (spec.feature_blocks + 1) / 2;
-  config.group_rows = static_cast<int>(
-      std::min<std::int64_t>(config.group_rows, std::max<std::int64_t>(1, most_tiles)));
-  config.band_features = static_cast<int>(std::min<std::int64_t>(config.band_features, pairs));
+/// The same with the least number that cuts a mean expert's tiles into as many parts, so that equal orders are
+/// equal.
+GroupedGemmConfig least(GroupedGemmConfig config, std::int64_t mean_rows) {
+  const int tiles = std::max(1, RowSplit(static_cast<int>(mean_rows), config.largest_tile).tiles);
+  config.tiles_together = divide_up(tiles, divide_up(tiles, config.tiles_together));
   return config;
 }
 
@@ -203,36 +193,25 @@ PersistentPlan heuristic_plan(const Problem& problem, std::int64_t tokens,
   const std::int64_t rows = tokens * shape.top_k;
   const std::int64_t mean_rows = (rows + shape.experts - 1) / shape.experts;
   const int tile = choose_row_tile(specs, mean_rows, shape.experts, facts);
-  // Two tiles with the same weights beside each other: few experts at a time, and large ones' rows are made
-  // before, so that the two wait for nothing but their weights.
+  // Large ones' rows are made before, so that two tiles with the same weights wait for nothing but these.
   const bool twice = reads_weights_twice(specs, mean_rows, tile);
   const bool gathers = tile == kGatheringTile
                            ? !outruns_gather(specs, mean_rows) && !(twice && is_large(specs))
                            : tile == kCooperativeTile || gathers_much(specs, mean_rows);
-  PersistentPlan plan =
-      plan_of(specs, rows, {tile, gathers && !problem.router.weight_on_input}, facts);
-  if (twice && (tile == kDeepTile || is_large(specs))) {
-    for (GroupedGemmConfig* const config : {&plan.gate_up, &plan.down}) {
-      config->group_rows = std::max(2, config->group_rows / 4);
-    }
-  }
-  return plan;
+  return plan_of(specs, rows, {tile, gathers && !problem.router.weight_on_input}, facts);
 }
 
 PersistentCandidates candidate_plans(const Problem& problem, std::int64_t tokens,
                                      const DeviceFacts& facts) {
   const Shape& shape = problem.shape;
-  const Shape with_shared = with_shared_slots(problem);
   const PersistentSpecs specs(problem);
   const std::int64_t rows = tokens * shape.top_k;
   const std::int64_t mean_rows = (rows + shape.experts - 1) / shape.experts;
   PersistentCandidates candidates;
   std::vector<PersistentPlan> least_plans;
   const auto add = [&](const PersistentPlan& plan) {
-    const std::int64_t most =
-        most_row_tiles(tokens * with_shared.top_k, with_shared.experts, plan.gate_up.largest_tile);
-    const PersistentPlan same{.gate_up = least(plan.gate_up, specs.gate_up, most),
-                              .down = least(plan.down, specs.down, most),
+    const PersistentPlan same{.gate_up = least(plan.gate_up, mean_rows),
+                              .down = least(plan.down, mean_rows),
                               .down_begins_early = plan.down_begins_early};
     if (std::find(least_plans.begin(), least_plans.end(), same) != least_plans.end()) return;
     least_plans.push_back(same);
@@ -251,12 +230,12 @@ PersistentCandidates candidate_plans(const Problem& problem, std::int64_t tokens
       candidates.pruned.push_back(fmt::format("{}, weights read once: a mean expert has {} rows",
                                               name_of(kind), mean_rows));
     }
-    for (const OrderVariation& order : kOrders) {
+    for (const double factor : kTogether) {
       for (const bool once : {false, true}) {
         if (once && !either) continue;
         PersistentPlan plan = base;
-        plan.gate_up = reordered(base.gate_up, order);
-        plan.down = reordered(base.down, order);
+        plan.gate_up = reordered(base.gate_up, factor);
+        plan.down = reordered(base.down, factor);
         plan.gate_up.weights_read_once = plan.down.weights_read_once = once;
         plan.down_begins_early = down_begins_early(specs.down, plan.down, rows, facts);
         add(plan);

@@ -8,22 +8,24 @@
 namespace moe::cuda {
 
 /// One row tile (tile_order.h), as kernels read it.
-struct alignas(16) RowTile {
+struct alignas(8) RowTile {
   std::int32_t expert;
   std::int32_t first_row;  ///< routed row
-  std::int16_t rows;       ///< multiple of 16: rows to compute
-  std::int16_t valid;      ///< rows to store, rows - 15 to rows
+  std::int32_t rows;       ///< multiple of 16: rows to compute
+  std::int32_t valid;      ///< rows to store, rows - 15 to rows
+  std::int32_t index;      ///< among the expert's tiles, which follow each other in the list
   std::int32_t tiles;      ///< of this expert
 };
 
 /// What kernels know of the rows of one forward. Views: the memory is the caller's.
 struct RowTiles {
   RowTile* tiles = nullptr;              ///< most_row_tiles() elements
-  std::int32_t* count = nullptr;         ///< [1]
+  std::int32_t* count = nullptr;         ///< [kCounts]: tiles, those of experts that have several
   std::int32_t* tickets = nullptr;       ///< [kTickets] of GEMMs that use the list, of who gathers
   std::int32_t* ready = nullptr;         ///< units of 16 rows gathered so far, for each tile
   std::int32_t* row_to_token = nullptr;  ///< [R] inverse of dst_row: the token of each routed row
   std::int32_t* finished = nullptr;  ///< parts of the first product's output so far, for each tile
+  static constexpr int kCounts = 2;
   static constexpr int kTickets = 3;
   static constexpr int kGatherTicket = 2;
 };

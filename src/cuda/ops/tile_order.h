@@ -43,14 +43,14 @@ constexpr bool is_light(int rows, int largest_tile, std::int64_t total, int expe
   return rows <= largest_tile && 2 * static_cast<std::int64_t>(rows) * experts < total;
 }
 
-/// Tiles of experts that have several, whose weights come from L2 but for the first time (`several`), and
-/// those of experts that have one, whose weights come from memory (`single`), become one list in which either
-/// are spread evenly: places of tile i of one of them.
-constexpr int place_of_several(int i, int several, int single) {
-  return i + static_cast<int>(static_cast<std::int64_t>(i) * single / several);
-}
-constexpr int place_of_single(int i, int several, int single) {
-  return i + static_cast<int>((static_cast<std::int64_t>(i + 1) * several + single - 1) / single);
+/// Two lists, one behind the other, taken in turns so that `first` of `all` are spread evenly among the rest: what
+/// is at `place`. 0 <= place < all.
+constexpr int spread(int place, int first, int all) {
+  const auto before = [&](int end) {  // of the first list
+    return static_cast<int>(static_cast<std::int64_t>(end) * first / all);
+  };
+  const int index = before(place);
+  return before(place + 1) > index ? index : first + place - index;
 }
 
 /// Most row tiles that any routing of `routed` rows to `experts` experts can give.
@@ -65,35 +65,42 @@ constexpr bool begins_early(std::int64_t items, std::int64_t clusters) {
   return items >= 8 * clusters;
 }
 
-/// The order of work items. Row tiles are taken in groups of group_rows, whose rows should stay in
-/// L2, and inside a group the feature pairs in bands of band_features: a band's weights meet all rows
-/// of the group before the next band's are read. Inside a band, features vary fastest.
+/// The order of work items: expert by expert, so that what is read by several comes from memory once. A tile that
+/// is its expert's only one is taken with one feature pair after the other. Of experts that have several, up to
+/// `together` tiles at a time take turns on one feature pair after the other: the pair's weights are read by
+/// all of them one right after the other, and rows again `together` tickets later (choose_grouped_gemm()). Items of
+/// experts with one tile, whose weights come from memory, are spread evenly among those of the others, whose weights
+/// come from L2 but for the first time.
 struct TileOrder {
   int row_tiles = 0;
+  int several =
+      0;  // those of experts that have more than one: the first ones of the list, expert by expert
   int feature_pairs = 0;
-  int group_rows = 1;
-  int band_features = 1;
+  int together = 1;
 
   struct Item {
     int row_tile;
     int feature_pair;
   };
+  [[nodiscard]] constexpr int items() const { return row_tiles * feature_pairs; }
+  /// What a ticket means but for the order among an expert's tiles: ask of_expert() with what the list says of the
+  /// row tile.
   [[nodiscard]] constexpr Item at(int ticket) const {
-    const int group = ticket / (group_rows * feature_pairs);
-    int rest = ticket - group * group_rows * feature_pairs;
-    const int first_row_tile = group * group_rows;
-    const int rows = min_of(group_rows, row_tiles - first_row_tile);
-    const int band = rest / (rows * band_features);
-    rest -= band * rows * band_features;
-    const int width = min_of(band_features, feature_pairs - band * band_features);
-    const int row = rest / width;
-    // Every other band goes through the rows backwards: it begins with those just used.
-    return {first_row_tile + (band % 2 == 0 ? row : rows - 1 - row),
-            band * band_features + rest - row * width};
+    const int place = spread(ticket, several * feature_pairs, items());
+    return {place / feature_pairs, place % feature_pairs};
   }
-
- private:
-  static constexpr int min_of(int a, int b) { return a < b ? a : b; }
+  /// The item in place of `item`, whose row tile is number `index` of its expert's `tiles`.
+  [[nodiscard]] constexpr Item of_expert(const Item& item, int index, int tiles) const {
+    const int parts = divide_up(tiles, together);
+    const auto begin_of = [&](int part) {
+      return static_cast<int>(static_cast<std::int64_t>(part) * tiles / parts);
+    };
+    const auto part = static_cast<int>((static_cast<std::int64_t>(index + 1) * parts - 1) / tiles);
+    const int begin = begin_of(part);
+    const int size = begin_of(part + 1) - begin;
+    const int place = (index - begin) * feature_pairs + item.feature_pair;
+    return {item.row_tile - index + begin + place % size, place / size};
+  }
 };
 
 }  // namespace moe::cuda

@@ -49,7 +49,7 @@ class CudaGroupedGemmSm90 : public CudaTest {
                 std::max<std::int64_t>(
                     1, most_row_tiles(std::accumulate(counts.begin(), counts.end(), 0),
                                       static_cast<std::int64_t>(counts.size()), largest_tile))),
-          counters(device, 1 + RowTiles::kTickets),
+          counters(device, RowTiles::kCounts + RowTiles::kTickets),
           ready(device, static_cast<std::int64_t>(tiles.download().size())),
           finished(device, static_cast<std::int64_t>(tiles.download().size())),
           dst_row(device, to),
@@ -63,7 +63,7 @@ class CudaGroupedGemmSm90 : public CudaTest {
                       views(), device.stream());
     }
     [[nodiscard]] RowTiles views() const {
-      return {tiles.data(), counters.data(),     counters.data() + 1,
+      return {tiles.data(), counters.data(),     counters.data() + RowTiles::kCounts,
               ready.data(), row_to_token.data(), finished.data()};
     }
     DeviceArray<std::int32_t> offsets;
@@ -403,11 +403,11 @@ TEST_F(CudaGroupedGemmSm90, ListsTheTilesOfEveryExpert) {
       several += split.tiles > 1 ? split.tiles : 0;
     }
     ASSERT_EQ(counters[0], expected);
-    for (int i = 0; i < RowTiles::kTickets; ++i) EXPECT_EQ(counters[1 + i], 0);
+    ASSERT_EQ(counters[1], several);
+    for (int i = 0; i < RowTiles::kTickets; ++i) EXPECT_EQ(counters[RowTiles::kCounts + i], 0);
     std::vector<int> seen(counts.size(), 0);  // tiles of each expert so far
     // Largest tile of the expert before: of those with several tiles, of the light ones, of the others with one.
     int before[3] = {1 << 30, 1 << 30, 1 << 30};
-    int places[2] = {};
     for (int i = 0; i < expected; ++i) {
       const RowTile& tile = tiles[static_cast<std::size_t>(i)];
       const auto expert = static_cast<std::size_t>(tile.expert);
@@ -426,9 +426,11 @@ TEST_F(CudaGroupedGemmSm90, ListsTheTilesOfEveryExpert) {
       EXPECT_LE(split.largest(), largest_before) << "experts with large tiles come first";
       largest_before = split.largest();
       EXPECT_FALSE(light && before[2] < 1 << 30) << "light ones before others with one tile";
-      EXPECT_EQ(i, single ? place_of_single(places[1], several, expected - several)
-                          : place_of_several(places[0], several, expected - several));
-      ++places[single];
+      EXPECT_EQ(single, i >= several) << "those of experts with several tiles come first";
+      EXPECT_EQ(tile.index, nth);
+      if (nth > 0) {
+        EXPECT_EQ(tiles[static_cast<std::size_t>(i) - 1].expert, tile.expert);
+      }
     }
     EXPECT_TRUE(list.tiles.intact());
   }

@@ -46,7 +46,7 @@ class CudaRouteFront : public CudaTest {
     DeviceArray<std::int32_t> idx;
     DeviceArray<float> weights;
     DeviceArray<std::int32_t> offsets, dst, scratch, token, count, tickets, ready, finished;
-    DeviceArray<std::int32_t> tiles;  // four numbers each
+    DeviceArray<std::int32_t> tiles;  // six numbers each
     Result(CudaDevice& device, const Shape& shape)
         : idx(device, shape.routed_rows()),
           weights(device, shape.routed_rows()),
@@ -56,11 +56,11 @@ class CudaRouteFront : public CudaTest {
                   std::max(permutation_scratch(shape.routed_rows(), shape.experts, device.facts()),
                            RouteFront::scratch(shape, device.facts()))),
           token(device, shape.routed_rows()),
-          count(device, 1),
+          count(device, RowTiles::kCounts),
           tickets(device, RowTiles::kTickets),
           ready(device, most(shape)),
           finished(device, most(shape)),
-          tiles(device, most(shape) * 4) {}
+          tiles(device, most(shape) * 6) {}
     static std::int64_t most(const Shape& shape) {
       return most_row_tiles(shape.routed_rows(), shape.experts, kLargestTile);
     }

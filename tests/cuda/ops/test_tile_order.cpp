@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 #include <set>
 #include <utility>
 #include <vector>
@@ -48,29 +49,26 @@ TEST(RowSplit, TheListIsNeverLongerThanItsBound) {
   }
 }
 
-TEST(TileOrder, SpreadsSingleTilesEvenlyAmongThoseOfExpertsWithSeveral) {
-  for (const int several : {0, 1, 2, 7, 64, 101}) {
-    for (const int single : {0, 1, 3, 64, 250}) {
-      SCOPED_TRACE(testing::Message() << several << " several, " << single << " single");
-      std::vector<int> of(static_cast<std::size_t>(several + single), -1);  // 1: several
-      for (int i = 0; i < several; ++i) {
-        ASSERT_EQ(
-            std::exchange(of.at(static_cast<std::size_t>(place_of_several(i, several, single))), 1),
-            -1);
+TEST(Spread, TakesTwoListsEvenlyInTurns) {
+  for (const int first : {0, 1, 2, 7, 64, 101}) {
+    for (const int second : {0, 1, 3, 64, 250}) {
+      SCOPED_TRACE(testing::Message() << first << " and " << second);
+      const int all = first + second;
+      int next_of_first = 0;
+      int next_of_second = first;
+      for (int place = 0; place < all; ++place) {
+        const double even = static_cast<double>(place) * first / all;
+        ASSERT_LE(std::abs(next_of_first - even), 1.0) << "of the first in front of " << place;
+        const int index = spread(place, first, all);
+        ASSERT_EQ(index, index < first ? next_of_first++ : next_of_second++);
       }
-      for (int i = 0; i < single; ++i) {
-        ASSERT_EQ(
-            std::exchange(of.at(static_cast<std::size_t>(place_of_single(i, several, single))), 0),
-            -1);
-      }
-      int before = 0;
-      for (std::size_t place = 0; place < of.size(); ++place) {
-        const double even = static_cast<double>(place) * several / static_cast<double>(of.size());
-        ASSERT_LE(std::abs(before - even), 1.0) << "of several in front of place " << place;
-        before += of[place];
-      }
+      ASSERT_EQ(next_of_first, first);
+      ASSERT_EQ(next_of_second, all);
     }
   }
+  // Beyond 32 bits in between.
+  EXPECT_EQ(spread(1'999'999'999, 1'000'000'000, 2'000'000'000), 999'999'999);
+  EXPECT_EQ(spread(1'999'999'998, 1'000'000'000, 2'000'000'000), 1'999'999'999);
 }
 
 TEST(TileOrder, LightExpertsHaveLessThanHalfOfTheMean) {
@@ -80,35 +78,76 @@ TEST(TileOrder, LightExpertsHaveLessThanHalfOfTheMean) {
   EXPECT_FALSE(is_light(5, 192, 5, 1));
 }
 
+/// Items in the order of their tickets, as a scheduler works them out, of experts with these numbers of tiles.
+std::vector<std::pair<int, int>> items_of(const std::vector<int>& tiles_of_experts, int pairs,
+                                          int together) {
+  struct Tile {
+    int index;
+    int tiles;
+  };
+  std::vector<Tile> list;
+  int several = 0;
+  for (const bool single : {false, true}) {
+    for (const int tiles : tiles_of_experts) {
+      for (int i = 0; i < tiles && (tiles == 1) == single; ++i) list.push_back({i, tiles});
+    }
+    if (!single) several = static_cast<int>(list.size());
+  }
+  const TileOrder order{static_cast<int>(list.size()), several, pairs, together};
+  std::vector<std::pair<int, int>> items;
+  for (int ticket = 0; ticket < order.items(); ++ticket) {
+    TileOrder::Item item = order.at(ticket);
+    const Tile& tile = list.at(static_cast<std::size_t>(item.row_tile));
+    if (tile.tiles > 1) item = order.of_expert(item, tile.index, tile.tiles);
+    items.emplace_back(item.row_tile, item.feature_pair);
+  }
+  return items;
+}
+
 TEST(TileOrder, HandsOutEveryItemOnce) {
-  for (const int row_tiles : {1, 2, 7, 8, 9, 40}) {
+  for (const std::vector<int>& tiles : {std::vector<int>{1},
+                                        {2},
+                                        {1, 1, 1},
+                                        {3, 3, 3},
+                                        {16, 1, 5, 2, 1, 1, 1, 1, 9},
+                                        {0, 1, 0, 100},
+                                        {64, 65}}) {
+    const int row_tiles = std::accumulate(tiles.begin(), tiles.end(), 0);
     for (const int pairs : {1, 2, 7, 8, 9, 23}) {
-      for (const auto& [group, band] :
-           {std::pair{1, 1}, std::pair{8, 8}, std::pair{3, 4}, std::pair{64, 1}}) {
-        const TileOrder order{row_tiles, pairs, group, band};
+      for (const int together : {1, 2, 4, 8, 64, 1000}) {
+        const auto items = items_of(tiles, pairs, together);
         std::set<std::pair<int, int>> seen;
-        for (int ticket = 0; ticket < row_tiles * pairs; ++ticket) {
-          const TileOrder::Item item = order.at(ticket);
-          ASSERT_TRUE(item.row_tile >= 0 && item.row_tile < row_tiles && item.feature_pair >= 0 &&
-                      item.feature_pair < pairs)
-              << ticket << ": " << item.row_tile << ", " << item.feature_pair;
-          seen.insert({item.row_tile, item.feature_pair});
+        for (const auto& [row_tile, pair] : items) {
+          ASSERT_TRUE(row_tile >= 0 && row_tile < row_tiles && pair >= 0 && pair < pairs)
+              << row_tile << ", " << pair;
+          seen.emplace(row_tile, pair);
         }
         ASSERT_EQ(static_cast<int>(seen.size()), row_tiles * pairs)
-            << row_tiles << " x " << pairs << ", groups of " << group << " x " << band;
+            << testing::PrintToString(tiles) << " x " << pairs << ", " << together << " together";
       }
     }
   }
 }
 
-TEST(TileOrder, FinishesAGroupOfRowsBeforeTheNext) {
-  const TileOrder order{10, 6, 4, 2};
-  int last_group = 0;
-  for (int ticket = 0; ticket < 60; ++ticket) {
-    const int group = order.at(ticket).row_tile / 4;
-    ASSERT_GE(group, last_group);
-    last_group = group;
-  }
+TEST(TileOrder, TilesOfAnExpertTakeTurnsOnItsWeights) {
+  using Items = std::vector<std::pair<int, int>>;
+  EXPECT_EQ(
+      items_of({3, 2}, 2, 8),
+      (Items{{0, 0}, {1, 0}, {2, 0}, {0, 1}, {1, 1}, {2, 1}, {3, 0}, {4, 0}, {3, 1}, {4, 1}}));
+  // As many as are allowed together, in parts that differ by one at most.
+  EXPECT_EQ(
+      items_of({5}, 2, 4),
+      (Items{{0, 0}, {1, 0}, {0, 1}, {1, 1}, {2, 0}, {3, 0}, {4, 0}, {2, 1}, {3, 1}, {4, 1}}));
+  // Those that are alone have one feature pair after the other, between the others'.
+  EXPECT_EQ(items_of({2, 1, 1}, 2, 4),
+            (Items{{2, 0}, {0, 0}, {2, 1}, {1, 0}, {3, 0}, {0, 1}, {3, 1}, {1, 1}}));
+}
+
+TEST(TileOrder, LargeNumbersOfTilesDoNotOverflow) {
+  const TileOrder order{2'000'000, 2'000'000, 1000, 64};
+  const TileOrder::Item last = order.of_expert({1'999'999, 999}, 1'999'999, 2'000'000);
+  EXPECT_EQ(last.row_tile, 1'999'999);
+  EXPECT_EQ(last.feature_pair, 999);
 }
 
 TEST(ChooseGroupedGemm, FitsTheDeviceAndTheShape) {
@@ -120,12 +159,15 @@ TEST(ChooseGroupedGemm, FitsTheDeviceAndTheShape) {
         {.experts = 8, .feature_blocks = feature_blocks, .k_blocks = k_blocks, .out_columns = 64},
         rows, tile, facts);
   };
+  facts.multiprocessors = 132;
   const GroupedGemmConfig mixtral = choose(224, 64);
   EXPECT_EQ(mixtral.largest_tile, 192);
-  EXPECT_EQ(mixtral.band_features, 8);
-  EXPECT_LE(mixtral.group_rows * 192LL * 64 * 128, 15LL << 20);
-  EXPECT_EQ(choose(1, 1).band_features, 1);
-  EXPECT_GE(choose(16, 100000).group_rows, 1);
+  // 15² · 1.5 MiB / 66 + 2 MiB <= 7.5 MiB.
+  EXPECT_EQ(mixtral.tiles_together, 15);
+  EXPECT_EQ(choose(32, 224).tiles_together, 4) << "one pair's weights alone are nearly as much";
+  EXPECT_EQ(choose(16, 100000).tiles_together, 4);
+  EXPECT_EQ(choose(1, 1).tiles_together, 64);
+  EXPECT_LT(choose(224, 64, kCooperativeTile).tiles_together, mixtral.tiles_together);
   EXPECT_TRUE(choose(16, 32, kGatheringTile, 8 * 128).weights_read_once);
   EXPECT_FALSE(choose(16, 32, kGatheringTile, 8 * 256).weights_read_once);
   EXPECT_TRUE(choose(16, 32, kCooperativeTile, 8 * 256).weights_read_once);

@@ -215,7 +215,7 @@ class DenseProblem {
                 .out = ours_.data(),
                 .capacity = shape_.tokens,
                 .row_tiles = tiles,
-                .ticket = tiles.tickets},
+                .tickets = tiles.tickets},
                stream_.get());
     };
     const auto library = [&] { library_.run(); };

@@ -6,6 +6,13 @@
 
 namespace moe::cuda {
 
+/// PTX ISA, %smid
+__device__ __forceinline__ std::uint32_t multiprocessor() {
+  std::uint32_t number;
+  asm volatile("mov.u32 %0, %%smid;" : "=r"(number));
+  return number;
+}
+
 /// PTX ISA, %cluster_ctarank
 __device__ __forceinline__ std::uint32_t cluster_rank() {
   std::uint32_t rank;

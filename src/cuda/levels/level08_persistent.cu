@@ -28,6 +28,7 @@
 #include "core/workload.h"
 #include "cuda/check.h"
 #include "cuda/graph.h"
+#include "cuda/l2_partitions.h"
 #include "cuda/ops/grouped_gemm_sm90.h"
 #include "cuda/ops/permute.h"
 #include "cuda/ops/persistent_tuner.h"
@@ -247,7 +248,7 @@ class Persistent final : public ReplayedLevel {
                           .out = b.act,
                           .capacity = shape.routed_rows(),
                           .row_tiles = b.row_tiles,
-                          .ticket = b.row_tiles.tickets,
+                          .tickets = b.row_tiles.tickets,
                           .announces = products.plan.down_begins_early},
                          stream());
     const bool writes_rows = gathers && !products.plan.gate_up.cooperative();
@@ -285,7 +286,7 @@ class Persistent final : public ReplayedLevel {
          .out = b.rows,
          .capacity = shape.routed_rows(),
          .row_tiles = b.row_tiles,
-         .ticket = b.row_tiles.tickets + 1,
+         .tickets = b.row_tiles.tickets + RowTiles::kTicketsOfProduct,
          .rows_of_previous = true,
          .awaits = products.plan.down_begins_early ? products.gate_up.announcements() : 0},
         stream());
@@ -515,8 +516,11 @@ std::string Persistent::plan() const {
   const auto given = static_cast<double>(
       element_bytes(matrices * shape.hidden *
                     (shape.experts * shape.intermediate + problem_.shared_intermediate)));
-  std::string text = fmt::format("packed weights {:.1f} % larger than given; {}",
-                                 (stored / given - 1) * 100, origin_);
+  const bool divides = l2_partitions(device_->facts()).known;
+  std::string text =
+      fmt::format("packed weights {:.1f} % larger than given; {}; partitions of L2 {}",
+                  (stored / given - 1) * 100, origin_,
+                  divides ? "known" : "not known: nothing is divided between them");
   for (const TunedChoice& choice : tuned()) {
     text += fmt::format(
         "\n{} tokens: {}; {}", choice.tokens, choice.chosen,

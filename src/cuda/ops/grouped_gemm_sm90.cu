@@ -5,6 +5,7 @@
 
 #include "core/check.h"
 #include "cuda/check.h"
+#include "cuda/l2_partitions.h"
 #include "cuda/launch.h"
 #include "cuda/ops/grouped_gemm_sm90_kernels.h"
 #include "cuda/ops/tile_order.h"
@@ -57,29 +58,48 @@ int resident_blocks(const GroupedGemmKernel& kernel, const DeviceFacts& facts) {
 
 GroupedGemmConfig choose_grouped_gemm(const GroupedGemmSpec& spec, std::int64_t rows,
                                       int largest_tile, const DeviceFacts& facts) {
-  // C clusters that work at a time have s row tiles and C / s feature pairs. A tile's rows are read again s tickets
-  // later, when all have read s / C of theirs: s / C · (s · rows + C / s · weights) bytes, which L2 has to hold. From
-  // an eighth of it on rows came from memory again.
+  const auto l2 = static_cast<double>(facts.l2_bytes);
+  const double clusters = facts.multiprocessors / 2;
   const auto depth = static_cast<double>(spec.k_blocks * kBlockDepth * 2);
   const double rows_bytes = largest_tile * depth;
   const double weights_bytes = 2 * kBlockFeatures * depth;
-  const double room = static_cast<double>(facts.l2_bytes) / 8 - weights_bytes;
-  const int clusters = facts.multiprocessors / 2;
-  // Fewer than four read weights too often to be worth it, whatever L2 holds.
+  const auto pairs = static_cast<double>((spec.feature_blocks + 1) / 2);
+  // What is read again comes from L2 where all clusters together read less than that holds in between. One tile
+  // after the other, each with all feature pairs: weights are read again `pairs` tickets later, when each of the
+  // clusters that work at a time, on clusters / pairs tiles of as few experts as have these, has done that part of
+  // its item. Rows are asked for evenly so.
+  const double tiles = std::max(
+      1, RowSplit(static_cast<int>((rows + spec.experts - 1) / spec.experts), largest_tile).tiles);
+  const double until_weights =
+      rows_bytes + weights_bytes * pairs / std::min(tiles, std::max(1.0, clusters / pairs));
+  // Else n tiles together, one feature pair after the other: rows are read again n tickets later, n / clusters of
+  // n · rows + clusters / n · weights. Fewer than four read weights too often to be worth it, whatever L2 holds.
   constexpr double kFewest = 4;
   constexpr double kMost = 64;
-  const double together = std::sqrt(std::max(room, 0.0) * clusters / rows_bytes);
+  const double room = std::max(0.0, l2 / 8 - weights_bytes);
+  const double together = until_weights <= l2 / 32
+                              ? 1
+                              : std::clamp(std::sqrt(room * clusters / rows_bytes), kFewest, kMost);
+  // Half of a few experts is not half of the work; a cluster's first item is of either half; and cooperating blocks
+  // gained nothing.
+  constexpr std::int64_t kFewestDivided = 32;
+  const bool many_rounds = begins_early(static_cast<std::int64_t>(tiles * pairs) * spec.experts,
+                                        facts.multiprocessors / 2);
   return {
       .largest_tile = largest_tile,
-      .tiles_together = static_cast<int>(std::clamp(together, kFewest, kMost)),
+      .tiles_together = static_cast<int>(together),
+      .by_partition =
+          largest_tile != kCooperativeTile && spec.experts >= kFewestDivided && many_rounds,
       .weights_read_once = rows <= spec.experts * std::max(largest_tile, kGatheringTile) * 7 / 8};
 }
 
 std::string to_string(const GroupedGemmConfig& config) {
-  return fmt::format("{}tiles of {}x{}, up to {} of an expert together{}",
+  return fmt::format("{}tiles of {}x{}, up to {} of an expert together{}{}",
                      config.cooperative() ? "cooperative " : "",
                      (config.cooperative() ? 2 : 1) * kBlockFeatures, config.largest_tile,
-                     config.tiles_together, config.weights_read_once ? ", weights read once" : "");
+                     config.tiles_together,
+                     config.by_partition ? ", half for either partition of L2" : "",
+                     config.weights_read_once ? ", weights read once" : "");
 }
 
 std::size_t grouped_gemm_shared_bytes(int largest_tile, bool gathers) {
@@ -95,6 +115,7 @@ struct GroupedGemmSm90::State {
   GroupedGemmConfig config;
   GroupedGemmKernel kernel;
   int blocks = 0;
+  L2Partitions partitions;
   // Descriptions of the buffers of the last run.
   const void* rows = nullptr;
   void* out = nullptr;
@@ -144,6 +165,7 @@ GroupedGemmSm90::GroupedGemmSm90(const GroupedGemmSpec& spec, const GroupedGemmC
                      kFewestCooperativeSteps);
   state_->kernel = kernel_for(spec.epilogue, config.largest_tile, config.gathers);
   state_->blocks = resident_blocks(state_->kernel, facts);
+  if (config.by_partition) state_->partitions = l2_partitions(facts);
 }
 GroupedGemmSm90::GroupedGemmSm90(GroupedGemmSm90&&) noexcept = default;
 GroupedGemmSm90& GroupedGemmSm90::operator=(GroupedGemmSm90&&) noexcept = default;
@@ -180,7 +202,8 @@ void GroupedGemmSm90::run(const GroupedGemmCall& call, cudaStream_t stream) {
       .out = static_cast<__nv_bfloat16*>(call.out),
       .out_columns = s.spec.out_columns,
       .row_tiles = call.row_tiles,
-      .ticket = call.ticket,
+      .tickets = call.tickets,
+      .partitions = s.partitions,
       .finished = call.announces ? call.row_tiles.finished : nullptr,
       .rows_of_previous = call.rows_of_previous,
       .awaits = call.awaits,

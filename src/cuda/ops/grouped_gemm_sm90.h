@@ -60,6 +60,8 @@ inline constexpr int kFewestCooperativeSteps = 3;
 struct GroupedGemmConfig {
   int largest_tile = 0;    // rows, one of the above; what build_row_tiles() is called with
   int tiles_together = 0;  // of one expert, which take turns on its weights (TileOrder)
+  bool by_partition =
+      false;  // multiprocessors begin with the half of the list of their partition of L2
   bool weights_read_once =
       false;             // an expert's rows are one tile as a rule: L2 need not keep weights
   bool gathers = false;  // a kernel that activates: rows come in the tokens' order
@@ -87,7 +89,8 @@ struct GroupedGemmCall {
   void* out = nullptr;        ///< [capacity, out_columns], aligned like rows
   std::int64_t capacity = 0;  ///< rows of either that exist; more than all experts have may be read
   RowTiles row_tiles;
-  std::int32_t* ticket = nullptr;  ///< a counter that is 0 and that this launch alone uses
+  /// RowTiles::kTicketsOfProduct counters that are 0 and that this launch alone uses
+  std::int32_t* tickets = nullptr;
   /// Counts in row_tiles.finished what is complete of the output.
   bool announces = false;
   /// Of what this launch reads, the one just before in the stream makes `rows` and nothing else. This one then

@@ -9,6 +9,7 @@
 
 #include "cuda/device/shared_address.cuh"
 #include "cuda/device/warp.cuh"
+#include "cuda/l2_partitions.h"
 #include "cuda/ops/grouped_gemm_sm90.h"
 #include "cuda/ops/pack_blocked.h"
 
@@ -110,9 +111,10 @@ struct GemmArguments {
   __nv_bfloat16* out;
   std::int64_t out_columns;
   RowTiles row_tiles;
-  std::int32_t* ticket;
-  std::int32_t* finished;  // counts of row tiles, to which each consumer adds 1; null: nobody asks
-  bool rows_of_previous;   // all but the rows was complete when the kernel before began
+  std::int32_t* tickets;    // a counter for either half of the list
+  L2Partitions partitions;  // known: blocks begin with the half that is theirs
+  std::int32_t* finished;   // counts of row tiles, to which each consumer adds 1; null: nobody asks
+  bool rows_of_previous;    // all but the rows was complete when the kernel before began
   int awaits;  // counts in row_tiles.finished with which rows are complete; 0: nobody counts
   int feature_blocks;
   int k_blocks;

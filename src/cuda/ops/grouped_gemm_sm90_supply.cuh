@@ -18,11 +18,56 @@
 
 namespace moe::cuda {
 
+/// A half of the list of row tiles, or all of it: some of those of experts with several, some of the others.
+struct PartOfList {
+  int first_several;
+  int several;
+  int first_single;
+  int singles;
+
+  [[nodiscard]] __device__ __forceinline__ int tiles() const { return several + singles; }
+  /// Place in the whole list.
+  [[nodiscard]] __device__ __forceinline__ int number(int index) const {
+    return index < several ? first_several + index : first_single + index - several;
+  }
+};
+
+/// The halves of the list, in the order in which a block takes from them: first that of its partition of L2, so
+/// that multiprocessors which are near one read the same, then what is left of the other. Where partitions are not
+/// known, or not to be told apart, there is one part.
+struct PartsOfList {
+  int half;
+  int parts;
+  int left;
+
+  __device__ __forceinline__ explicit PartsOfList(const GemmArguments& p)
+      : parts(p.partitions.known ? 2 : 1), left(parts) {
+    const std::uint32_t self = multiprocessor();
+    half = static_cast<int>(p.partitions.second[self / 32] >> self % 32 & 1);
+  }
+  [[nodiscard]] __device__ __forceinline__ PartOfList part(const RowTiles& list, int of) const {
+    const int several = list.count[RowTiles::kSeveral];
+    const int singles = list.count[RowTiles::kTiles] - several;
+    if (parts == 1) return {0, several, several, singles};
+    const int middle = list.count[RowTiles::kFirstHalf];
+    const int first_singles = divide_up(singles, 2);
+    if (of == 0) return {0, middle, several, first_singles};
+    return {middle, several - middle, several + first_singles, singles - first_singles};
+  }
+  [[nodiscard]] __device__ __forceinline__ PartOfList part(const RowTiles& list) const {
+    return part(list, half);
+  }
+  /// To the next part; false: that was the last one.
+  __device__ __forceinline__ bool advance() {
+    half ^= 1;
+    return --left > 0;
+  }
+};
+
 // --- scheduler -----------------------------------------------------------------------------------
 /// Rows x k blocks, of 4 cycles each, in which a ticket is drawn and what it means has come to the loaders.
 inline constexpr int kStepsOfDraw = 1800;
-/// Rounds of items, one a cluster, at the end of a product, in which tickets of short items, too, are not drawn in
-/// advance.
+/// Rounds of items, one a cluster, at the end of a product, in which tickets are not drawn in advance.
 inline constexpr int kLastRounds = 3;
 
 /// One thread of the cluster: draws tickets and writes what they mean into both blocks' queues. Either
@@ -32,11 +77,14 @@ template <class Config>
 __device__ __forceinline__ void schedule(const Shared<Config>& shared, const GemmArguments& p) {
   // Feature blocks that the cluster takes together where it does not split the rows.
   constexpr int kTogether = 2 * Config::kFeatureBlocks;
-  const int clusters = static_cast<int>(gridDim.x) / Config::kCluster;
-  const TileOrder order{p.row_tiles.count[0], p.row_tiles.count[1], divide_up(p.feature_blocks, 2),
-                        p.tiles_together};
-  const int items = order.items();
-  int ticket = static_cast<int>(blockIdx.x) / Config::kCluster;
+  PartsOfList parts(p);
+  // A cluster's first ticket is dealt out by its number, of whichever part, for those that start late would find
+  // that others have two. Where it starts, and so its part, is not known before.
+  const int all_clusters = static_cast<int>(gridDim.x) / Config::kCluster;
+  const int clusters = divide_up(all_clusters, parts.parts);  // of the first part, at most one more
+  const int cluster = static_cast<int>(blockIdx.x) / Config::kCluster;
+  int ticket = cluster % clusters;
+  PartOfList part = parts.part(p.row_tiles, cluster / clusters);
   const auto publish = [&](int slot, int rank, const int4& work) {
     store_async(cluster_address(shared.queue(slot), rank), work,
                 cluster_address(shared.queued(slot), rank));
@@ -49,31 +97,39 @@ __device__ __forceinline__ void schedule(const Shared<Config>& shared, const Gem
   const auto draw = [&] {
     // Blocks that have begun early would draw what is left for the others.
     if (p.rows_of_previous && p.awaits == 0) wait_for_previous_kernel();
-    // NOTE: not in advance. Items that follow each other read the same, so they should begin together: the next
-    // one is drawn when the loader has nearly done with the last one. Short items, which a draw would hold up, are
-    // drawn in advance but for the last ones: a cluster that held some in the end would have one more than
-    // others. Cooperating blocks of small tiles lost by it.
-    if (!Config::kCooperative && (long_items || items - ticket <= kLastRounds * clusters)) {
-      wait_for_place();
-      const int last = turn - 1;
-      if (last > 0 && long_items) mbarrier_wait(shared.taken(last % 2), last / 2 & 1);
-    }
-    return clusters + atomicAdd(p.ticket, 1);
+    const int dealt = parts.half == 0 ? clusters : all_clusters - clusters;
+    return dealt + atomicAdd(p.tickets + parts.half, 1);
   };
-  for (; ticket < items; ticket = draw()) {
+  bool dealt = true;
+  for (int next = 0;; ticket = next) {
+    const TileOrder order{part.tiles(), part.several, divide_up(p.feature_blocks, 2),
+                          p.tiles_together};
+    if (ticket >= order.items()) {
+      if (!dealt && !parts.advance()) break;
+      dealt = false;
+      part = parts.part(p.row_tiles);
+      next = draw();
+      continue;
+    }
     const int slot = turn % 2;
     TileOrder::Item item = order.at(ticket);
-    RowTile tile = p.row_tiles.tiles[item.row_tile];
-    if (tile.tiles > 1) {
+    RowTile tile = p.row_tiles.tiles[part.number(item.row_tile)];
+    if (tile.tiles > 1 && p.tiles_together > 1) {
       item = order.of_expert(item, tile.index, tile.tiles);
-      tile = p.row_tiles.tiles[item.row_tile];
+      tile = p.row_tiles.tiles[part.number(item.row_tile)];
     }
+    item.row_tile = part.number(item.row_tile);
+    if (dealt) part = parts.part(p.row_tiles);
+    dealt = false;
     const int feature = 2 * item.feature_pair;
     const int block = tile.expert * p.feature_blocks + feature;
     const bool alone = feature + 1 == p.feature_blocks;
     const bool whole = tile.rows <= Config::kLargestTile &&
                        feature / kTogether * kTogether + kTogether <= p.feature_blocks;
-    if (whole && feature % kTogether != 0) continue;  // handed out with the pair before
+    if (whole && feature % kTogether != 0) {  // handed out with the pair before
+      next = draw();
+      continue;
+    }
     const bool once = p.weights_read_once && tile.tiles == 1;
     wait_for_place();
     ++turn;
@@ -98,6 +154,17 @@ __device__ __forceinline__ void schedule(const Shared<Config>& shared, const Gem
               Work::pack(second, tile.first_row + skipped, item.row_tile, tile.rows - skipped,
                          false, max(tile.valid - upper, 0), once, feature));
     }
+    // NOTE: some tickets are not drawn in advance. Where tiles take turns on weights they should begin together, so
+    // each is drawn when the loader has nearly done with the last item; short ones would be held up by that. And
+    // the last ones of all are drawn when the queue has a place, for a cluster that held some in the end would
+    // have one more than others. Cooperating blocks of small tiles lost by either.
+    const bool last_rounds = order.items() - ticket <= kLastRounds * clusters;
+    if (!Config::kCooperative && (last_rounds || (long_items && p.tiles_together > 1))) {
+      wait_for_place();
+      const int last = turn - 1;
+      if (last > 0 && long_items) mbarrier_wait(shared.taken(last % 2), last / 2 & 1);
+    }
+    next = draw();
   }
   // Consumers that take turns are told one by one that it is over.
   for (int i = 0; i < 2 / Config::kConsumersOfTile; ++i, ++turn) {
@@ -120,12 +187,11 @@ __device__ __forceinline__ void gather(const Shared<Config>& shared, const GemmA
   constexpr int kUnitsPerTile = Config::kLargestTile / kRowUnit;
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const int pieces_per_row = divide_up(p.source_row_bytes, Config::kGatherPieceBytes);
-  const int tiles = p.row_tiles.count[0];
-  const int several = p.row_tiles.count[1];
-  const int units = tiles * kUnitsPerTile;  // those behind a tile's end are empty
+  PartsOfList parts(p);
+  PartOfList part = parts.part(p.row_tiles);
   std::uint32_t parity = 0;
-  std::int32_t* const ticket = p.row_tiles.tickets + RowTiles::kGatherTicket;
-  const auto draw = [&] { return lane == 0 ? atomicAdd(ticket, 1) : 0; };
+  const auto ticket = [&] { return p.row_tiles.tickets + RowTiles::kGatherTicket + parts.half; };
+  const auto draw = [&] { return lane == 0 ? atomicAdd(ticket(), 1) : 0; };
   // A unit of rows through as many pieces of memory as there are.
   const auto move = [&](int row, int rows, int pieces_at_once, std::uint32_t memory) {
     const int token = lane < rows ? p.row_tiles.row_to_token[row + lane] : 0;
@@ -166,17 +232,19 @@ __device__ __forceinline__ void gather(const Shared<Config>& shared, const GemmA
   int drawn = draw();
   for (;;) {
     const int unit = __shfl_sync(kAllLanes, drawn, 0);
-    if (unit >= units) {
-      give_ring_back();
-      return;
+    if (unit >= part.tiles() * kUnitsPerTile) {  // those behind a tile's end are empty
+      if (!parts.advance()) break;
+      part = parts.part(p.row_tiles);
+      drawn = draw();
+      continue;
     }
     drawn = draw();  // on its way while this one's rows are
-    const int number = spread(unit / kUnitsPerTile, several, tiles);
+    const int number = part.number(spread(unit / kUnitsPerTile, part.several, part.tiles()));
     const RowTile tile = p.row_tiles.tiles[number];
     const int at = unit % kUnitsPerTile * kRowUnit;
     const int rows = min(tile.valid - at, kRowUnit);
     if (rows <= 0) {  // as all others of this tile that are still to be drawn
-      if (lane == 0) atomicMax(ticket, (unit / kUnitsPerTile + 1) * kUnitsPerTile);
+      if (lane == 0) atomicMax(ticket(), (unit / kUnitsPerTile + 1) * kUnitsPerTile);
       continue;
     }
     move(tile.first_row + at, rows, first ? Config::kFirstPieces : Config::kGatherPieces,
@@ -186,6 +254,7 @@ __device__ __forceinline__ void gather(const Shared<Config>& shared, const GemmA
     __syncwarp();
     if (lane == 0) add_release(p.row_tiles.ready + number, 1);
   }
+  give_ring_back();
 }
 
 /// Until the tile's rows are there, where this kernel gathers them or the one before makes them. A tile
@@ -272,16 +341,18 @@ __device__ __forceinline__ void load(const Shared<Config>& shared, const TokenMa
       column += static_cast<int>(kBlockDepth);
       at.advance();
     };
+    // The place is given back late where the next ticket is not drawn before that, else at once.
+    const int late = max(0, p.k_blocks - kStepsOfDraw / rows);
+    if (late <= 1) give_back_place(shared, turn);
     load_stage(std::true_type());
     if constexpr (Config::kGatherPieces > 0) {
       // Until then the slots that come next are those through which either block gathers its first rows.
       if (turn == 0 && p.source != nullptr) mbarrier_wait_cluster(shared.first_gathered(), 0);
     }
-    // The place is given back late: the next ticket is drawn then.
-    const int late = max(1, p.k_blocks - kStepsOfDraw / rows);
-    for (int k = 1; k < late; ++k) load_stage(std::false_type());
-    give_back_place(shared, turn);
-    for (int k = late; k < p.k_blocks; ++k) load_stage(std::false_type());
+    for (int k = 1; k < p.k_blocks; ++k) {
+      if (k == late && k > 1) give_back_place(shared, turn);
+      load_stage(std::false_type());
+    }
   }
 }
 

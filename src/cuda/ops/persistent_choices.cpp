@@ -27,6 +27,7 @@ json key_of(const DeviceFacts& facts, const Problem& problem) {
 json to_json(const GroupedGemmConfig& config) {
   return {{"largest_tile", config.largest_tile},
           {"tiles_together", config.tiles_together},
+          {"by_partition", config.by_partition},
           {"weights_read_once", config.weights_read_once},
           {"gathers", config.gathers}};
 }
@@ -34,6 +35,7 @@ json to_json(const GroupedGemmConfig& config) {
 GroupedGemmConfig config_from(const json& stored) {
   return {.largest_tile = stored.at("largest_tile").get<int>(),
           .tiles_together = stored.at("tiles_together").get<int>(),
+          .by_partition = stored.at("by_partition").get<bool>(),
           .weights_read_once = stored.at("weights_read_once").get<bool>(),
           .gathers = stored.at("gathers").get<bool>()};
 }

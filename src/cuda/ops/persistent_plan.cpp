@@ -22,8 +22,12 @@ constexpr Kind kKinds[] = {{kGatheringTile, true},
                            {kDeepTile, true},
                            {kCooperativeTile, true}};
 
-/// Orders of tiles: as many of an expert together as the heuristic says, half of them, twice as many.
-constexpr double kTogether[] = {1, 0.5, 2};
+/// An order of tiles beside the heuristic's.
+struct OrderVariation {
+  double together;  // times as many tiles of an expert
+  bool otherwise;   // divided between L2's partitions where the heuristic would not, or the reverse
+};
+constexpr OrderVariation kOrders[] = {{1, false}, {0.5, false}, {2, false}, {1, true}};
 
 std::string name_of(const Kind& kind) {
   return fmt::format("tiles of {} rows{}", kind.largest_tile,
@@ -111,8 +115,9 @@ std::string pruned(const Kind& kind, const PersistentSpecs& specs, std::int64_t 
   return {};
 }
 
-GroupedGemmConfig reordered(GroupedGemmConfig config, double factor) {
-  config.tiles_together = std::max(1, static_cast<int>(config.tiles_together * factor));
+GroupedGemmConfig reordered(GroupedGemmConfig config, const OrderVariation& order) {
+  config.tiles_together = std::max(1, static_cast<int>(config.tiles_together * order.together));
+  if (order.otherwise) config.by_partition = !config.by_partition;
   return config;
 }
 
@@ -230,12 +235,12 @@ PersistentCandidates candidate_plans(const Problem& problem, std::int64_t tokens
       candidates.pruned.push_back(fmt::format("{}, weights read once: a mean expert has {} rows",
                                               name_of(kind), mean_rows));
     }
-    for (const double factor : kTogether) {
+    for (const OrderVariation& order : kOrders) {
       for (const bool once : {false, true}) {
         if (once && !either) continue;
         PersistentPlan plan = base;
-        plan.gate_up = reordered(base.gate_up, factor);
-        plan.down = reordered(base.down, factor);
+        plan.gate_up = reordered(base.gate_up, order);
+        plan.down = reordered(base.down, order);
         plan.gate_up.weights_read_once = plan.down.weights_read_once = once;
         plan.down_begins_early = down_begins_early(specs.down, plan.down, rows, facts);
         add(plan);

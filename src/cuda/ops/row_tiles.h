@@ -20,14 +20,18 @@ struct alignas(8) RowTile {
 /// What kernels know of the rows of one forward. Views: the memory is the caller's.
 struct RowTiles {
   RowTile* tiles = nullptr;              ///< most_row_tiles() elements
-  std::int32_t* count = nullptr;         ///< [kCounts]: tiles, those of experts that have several
+  std::int32_t* count = nullptr;         ///< [kCounts]: numbers of tiles, see Count
   std::int32_t* tickets = nullptr;       ///< [kTickets] of GEMMs that use the list, of who gathers
   std::int32_t* ready = nullptr;         ///< units of 16 rows gathered so far, for each tile
   std::int32_t* row_to_token = nullptr;  ///< [R] inverse of dst_row: the token of each routed row
   std::int32_t* finished = nullptr;  ///< parts of the first product's output so far, for each tile
-  static constexpr int kCounts = 2;
-  static constexpr int kTickets = 3;
-  static constexpr int kGatherTicket = 2;
+  /// Of all tiles; of those of experts that have several, which come first; of these, in the first half, which is of
+  /// whole experts.
+  enum Count : std::uint8_t { kTiles, kSeveral, kFirstHalf, kCounts };
+  /// Two of each product and of who gathers: a counter for either half of the list.
+  static constexpr int kTicketsOfProduct = 2;
+  static constexpr int kGatherTicket = 2 * kTicketsOfProduct;
+  static constexpr int kTickets = kGatherTicket + 2;
 };
 
 struct RowTilesInput {

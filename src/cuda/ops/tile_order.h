@@ -46,11 +46,15 @@ constexpr bool is_light(int rows, int largest_tile, std::int64_t total, int expe
 /// Two lists, one behind the other, taken in turns so that `first` of `all` are spread evenly among the rest: what
 /// is at `place`. 0 <= place < all.
 constexpr int spread(int place, int first, int all) {
-  const auto before = [&](int end) {  // of the first list
-    return static_cast<int>(static_cast<std::int64_t>(end) * first / all);
-  };
-  const int index = before(place);
-  return before(place + 1) > index ? index : first + place - index;
+  if (first == 0 || first == all) return place;
+  // place · first / all, without a division of 64 bits, which is a call in device code.
+  const auto wide = [](int a, int b) { return static_cast<std::int64_t>(a) * b; };
+  auto index = static_cast<int>(static_cast<float>(place) *
+                                (static_cast<float>(first) / static_cast<float>(all)));
+  while (wide(index, all) > wide(place, first)) --index;
+  while (wide(index + 1, all) <= wide(place, first)) ++index;
+  const bool of_first = wide(index + 1, all) <= wide(place, first) + first;
+  return of_first ? index : first + place - index;
 }
 
 /// Most row tiles that any routing of `routed` rows to `experts` experts can give.
@@ -65,16 +69,15 @@ constexpr bool begins_early(std::int64_t items, std::int64_t clusters) {
   return items >= 8 * clusters;
 }
 
-/// The order of work items: expert by expert, so that what is read by several comes from memory once. A tile that
-/// is its expert's only one is taken with one feature pair after the other. Of experts that have several, up to
-/// `together` tiles at a time take turns on one feature pair after the other: the pair's weights are read by
-/// all of them one right after the other, and rows again `together` tickets later (choose_grouped_gemm()). Items of
-/// experts with one tile, whose weights come from memory, are spread evenly among those of the others, whose weights
-/// come from L2 but for the first time.
+/// The order of work items: expert by expert, so that what is read by several comes from memory once. Up to
+/// `together` tiles of an expert take turns on one feature pair after the other: the pair's weights are read by all of
+/// them one right after the other, and rows again `together` tickets later. With 1, one tile after the other has
+/// all feature pairs (choose_grouped_gemm() says when). Items of experts with one tile, whose weights come from memory,
+/// are spread evenly among those of the others, whose weights come from L2 but for the first time.
 struct TileOrder {
   int row_tiles = 0;
   int several =
-      0;  // those of experts that have more than one: the first ones of the list, expert by expert
+      0;  // of experts that have more than one: the first ones of the list, expert by expert
   int feature_pairs = 0;
   int together = 1;
 
@@ -91,15 +94,20 @@ struct TileOrder {
   }
   /// The item in place of `item`, whose row tile is number `index` of its expert's `tiles`.
   [[nodiscard]] constexpr Item of_expert(const Item& item, int index, int tiles) const {
+    if (together == 1) return item;
+    if (tiles <= together) {
+      const int place = index * feature_pairs + item.feature_pair;
+      return {item.row_tile - index + place % tiles, place / tiles};
+    }
+    // Parts that differ by one tile at most, the larger ones first.
     const int parts = divide_up(tiles, together);
-    const auto begin_of = [&](int part) {
-      return static_cast<int>(static_cast<std::int64_t>(part) * tiles / parts);
-    };
-    const auto part = static_cast<int>((static_cast<std::int64_t>(index + 1) * parts - 1) / tiles);
-    const int begin = begin_of(part);
-    const int size = begin_of(part + 1) - begin;
-    const int place = (index - begin) * feature_pairs + item.feature_pair;
-    return {item.row_tile - index + begin + place % size, place / size};
+    const int smaller = tiles / parts;
+    const int in_larger = tiles % parts * (smaller + 1);
+    const bool larger = index < in_larger;
+    const int size = smaller + (larger ? 1 : 0);
+    const int in_part = larger ? index % size : (index - in_larger) % size;
+    const int place = in_part * feature_pairs + item.feature_pair;
+    return {item.row_tile - in_part + place % size, place / size};
   }
 };
 

@@ -133,7 +133,7 @@ class CudaGroupedGemmSm90 : public CudaTest {
              .out = act.data(),
              .capacity = rows,
              .row_tiles = list.views(),
-             .ticket = list.views().tickets,
+             .tickets = list.views().tickets,
              .announces = beside},
             stream());
     two.run({.rows = act.data(),
@@ -141,7 +141,7 @@ class CudaGroupedGemmSm90 : public CudaTest {
              .out = out.data(),
              .capacity = rows,
              .row_tiles = list.views(),
-             .ticket = list.views().tickets + 1,
+             .tickets = list.views().tickets + RowTiles::kTicketsOfProduct,
              .rows_of_previous = true,
              .awaits = beside ? one.announcements() : 0},
             stream());
@@ -327,7 +327,7 @@ class CudaGroupedGemmSm90 : public CudaTest {
                 .out = out.data(),
                 .capacity = rows,
                 .row_tiles = list.views(),
-                .ticket = list.views().tickets},
+                .tickets = list.views().tickets},
                stream());
       std::vector<BFloat16> values = out.download();
       EXPECT_TRUE(out.intact());

@@ -137,7 +137,7 @@ TEST(TileOrder, TilesOfAnExpertTakeTurnsOnItsWeights) {
   // As many as are allowed together, in parts that differ by one at most.
   EXPECT_EQ(
       items_of({5}, 2, 4),
-      (Items{{0, 0}, {1, 0}, {0, 1}, {1, 1}, {2, 0}, {3, 0}, {4, 0}, {2, 1}, {3, 1}, {4, 1}}));
+      (Items{{0, 0}, {1, 0}, {2, 0}, {0, 1}, {1, 1}, {2, 1}, {3, 0}, {4, 0}, {3, 1}, {4, 1}}));
   // Those that are alone have one feature pair after the other, between the others'.
   EXPECT_EQ(items_of({2, 1, 1}, 2, 4),
             (Items{{2, 0}, {0, 0}, {2, 1}, {1, 0}, {3, 0}, {0, 1}, {3, 1}, {1, 1}}));
@@ -160,14 +160,22 @@ TEST(ChooseGroupedGemm, FitsTheDeviceAndTheShape) {
         rows, tile, facts);
   };
   facts.multiprocessors = 132;
-  const GroupedGemmConfig mixtral = choose(224, 64);
+  // 28 tiles of 1.5 MiB, 112 pairs of 2 MiB: 15² · 1.5 / 66 + 2 MiB are read until rows are again, an eighth of L2.
+  const GroupedGemmConfig mixtral = choose(224, 64, 192, 8 * 4096);
   EXPECT_EQ(mixtral.largest_tile, 192);
-  // 15² · 1.5 MiB / 66 + 2 MiB <= 7.5 MiB.
   EXPECT_EQ(mixtral.tiles_together, 15);
-  EXPECT_EQ(choose(32, 224).tiles_together, 4) << "one pair's weights alone are nearly as much";
+  EXPECT_LT(choose(224, 64, kCooperativeTile, 8 * 4096).tiles_together, mixtral.tiles_together);
+  EXPECT_EQ(choose(32, 224, 192, 8 * 4096).tiles_together, 4) << "few, whatever L2 holds";
   EXPECT_EQ(choose(16, 100000).tiles_together, 4);
-  EXPECT_EQ(choose(1, 1).tiles_together, 64);
-  EXPECT_LT(choose(224, 64, kCooperativeTile).tiles_together, mixtral.tiles_together);
+  // Few pairs: weights come from L2 again when the next tile has them.
+  EXPECT_EQ(choose(8, 24, 192, 8 * 4096).tiles_together, 1);
+  EXPECT_EQ(choose(1, 1).tiles_together, 1);
+  EXPECT_FALSE(mixtral.by_partition) << "8 experts";
+  const GroupedGemmSpec many{
+      .experts = 32, .feature_blocks = 16, .k_blocks = 16, .out_columns = 64};
+  EXPECT_TRUE(choose_grouped_gemm(many, 32768, kGatheringTile, facts).by_partition);
+  EXPECT_FALSE(choose_grouped_gemm(many, 8192, kGatheringTile, facts).by_partition) << "512 items";
+  EXPECT_FALSE(choose_grouped_gemm(many, 32768, kCooperativeTile, facts).by_partition);
   EXPECT_TRUE(choose(16, 32, kGatheringTile, 8 * 128).weights_read_once);
   EXPECT_FALSE(choose(16, 32, kGatheringTile, 8 * 256).weights_read_once);
   EXPECT_TRUE(choose(16, 32, kCooperativeTile, 8 * 256).weights_read_once);

@@ -1,0 +1,34 @@
+// Which multiprocessors are near which half of L2.
+//
+// L2 of compute capability 8.0 and 9.0 is two partitions, each of which caches memory for the multiprocessors
+// that are connected to it (NVIDIA A100 whitepaper, "A100 L2 cache"). What a multiprocessor reads of memory
+// behind the other one crosses a link between them, which was what limits reading on H200: 96 % busy at 4.4 TB/s
+// (docs/levels/level08_persistent.md, "Two halves of L2"). Multiprocessors that read the same should be of one.
+#pragma once
+
+#include <array>
+#include <cstdint>
+
+#include "cuda/backend.h"
+
+namespace moe::cuda {
+
+/// A set of multiprocessors: those near the second partition.
+struct L2Partitions {
+  static constexpr int kMostMultiprocessors = 256;
+  std::array<std::uint32_t, kMostMultiprocessors / 32> second = {};
+  bool known = false;  ///< false: nothing of it is, and `second` is empty
+
+  bool operator==(const L2Partitions&) const = default;
+};
+
+/// Latencies [multiprocessors][addresses] of reads that end in L2, in cycles; 0 in the first one: nothing was
+/// measured of that multiprocessor. Known where all were measured and their latencies fall into two opposite
+/// patterns, either of which at least a quarter have.
+[[nodiscard]] L2Partitions find_l2_partitions(const std::uint32_t* latencies, int multiprocessors,
+                                              int addresses);
+
+/// Of a device: measured once a process, in less than a millisecond.
+[[nodiscard]] const L2Partitions& l2_partitions(const DeviceFacts& facts);
+
+}  // namespace moe::cuda

@@ -87,6 +87,11 @@ struct DenseTwin {
 
 constexpr int kInputs = 3;
 
+/// The larger error; NaN, once there, stays.
+double worse(double before, double now) {
+  return std::isnan(before) || now <= before ? before : now;
+}
+
 /// A level with its graph, where one can hold it, and what was measured of it.
 struct Contestant {
   std::string name;
@@ -109,9 +114,7 @@ struct Contestant {
       layer.forward(x, y);
     }
   }
-  void note_error(double one) {
-    if (!(one <= error)) error = one;
-  }
+  void note_error(double one) { error = worse(error, one); }
 };
 
 struct Options {
@@ -224,11 +227,10 @@ void time_model(const Model& model, std::int64_t tokens, const Options& options)
   const auto error = [&](int input) {
     double worst = 0;
     for (int part = 0; part < 2; ++part) {
-      const double e =
-          relative_error(static_cast<const __nv_bfloat16*>(rows_of(y, starts[part]).data),
-                         expected_rows(input, part), checked * shape.hidden, sums.as<double>(),
-                         stream.get());
-      if (!(e <= worst)) worst = e;  // NaN stays
+      const double e = relative_error(
+          static_cast<const __nv_bfloat16*>(rows_of(y, starts[part]).data),
+          expected_rows(input, part), checked * shape.hidden, sums.as<double>(), stream.get());
+      worst = worse(worst, e);
     }
     return worst;
   };

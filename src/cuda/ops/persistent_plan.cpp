@@ -121,8 +121,8 @@ GroupedGemmConfig reordered(GroupedGemmConfig config, const OrderVariation& orde
   return config;
 }
 
-/// The same with the least number that cuts a mean expert's tiles into as many parts, so that equal orders are
-/// equal.
+/// The same with the least number that cuts a mean expert's tiles into as many parts: orders that differ for other
+/// experts only count as one, for which stands the one nearest to the heuristic's.
 GroupedGemmConfig least(GroupedGemmConfig config, std::int64_t mean_rows) {
   const int tiles = std::max(1, RowSplit(static_cast<int>(mean_rows), config.largest_tile).tiles);
   config.tiles_together = divide_up(tiles, divide_up(tiles, config.tiles_together));
@@ -220,7 +220,7 @@ PersistentCandidates candidate_plans(const Problem& problem, std::int64_t tokens
                               .down_begins_early = plan.down_begins_early};
     if (std::find(least_plans.begin(), least_plans.end(), same) != least_plans.end()) return;
     least_plans.push_back(same);
-    candidates.plans.push_back(candidates.plans.empty() ? plan : same);
+    candidates.plans.push_back(plan);
   };
   add(heuristic_plan(problem, tokens, facts));
   for (Kind kind : kKinds) {

@@ -51,8 +51,7 @@ struct PersistentPlan {
   bool down_begins_early = false;  ///< the second product begins on finished row tiles of the first
   bool operator==(const PersistentPlan&) const = default;
 };
-/// "gate|up: tiles of 128x192, 8 row tiles x 6 feature pairs, rows gathered beside the products; down:
-/// ..."
+/// "gate|up: tiles of 128x192, up to 11 of an expert together, rows gathered beside the products; down: ..."
 [[nodiscard]] std::string to_string(const PersistentPlan& plan);
 
 /// What is used where nothing was timed. Goes by the rows of a routed expert: where the router's weight

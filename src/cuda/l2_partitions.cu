@@ -115,12 +115,20 @@ L2Partitions find_l2_partitions(const std::uint32_t* latencies, int multiprocess
 }
 
 const L2Partitions& l2_partitions(const DeviceFacts& facts) {
+  struct Entry {
+    L2Partitions partitions;
+    int attempts = 0;
+  };
+  constexpr int kAttempts = 4;
   static std::mutex mutex;
-  static std::map<int, L2Partitions> of_device;
+  static std::map<int, Entry> of_device;
   const std::lock_guard lock(mutex);
-  const auto known = of_device.find(facts.ordinal);
-  if (known != of_device.end()) return known->second;
-  return of_device.emplace(facts.ordinal, measure(facts)).first->second;
+  Entry& entry = of_device[facts.ordinal];
+  if (!entry.partitions.known && entry.attempts < kAttempts) {
+    ++entry.attempts;
+    entry.partitions = measure(facts);
+  }
+  return entry.partitions;
 }
 
 }  // namespace moe::cuda

@@ -22,13 +22,13 @@ struct L2Partitions {
   bool operator==(const L2Partitions&) const = default;
 };
 
-/// Latencies [multiprocessors][addresses] of reads that end in L2, in cycles; 0 in the first one: nothing was
-/// measured of that multiprocessor. Known where all were measured and their latencies fall into two opposite
-/// patterns, either of which at least a quarter have.
+/// Latencies [multiprocessors][addresses] of additions in L2, in cycles; 0: not measured. Known where all were
+/// measured and multiprocessors' latencies fall into two opposite patterns, either of which at least a quarter have.
 [[nodiscard]] L2Partitions find_l2_partitions(const std::uint32_t* latencies, int multiprocessors,
                                               int addresses);
 
-/// Of a device: measured once a process, in less than a millisecond.
+/// Of a device: measured once a process; where that says nothing (others may keep the device busy), once more with
+/// each of the next calls, a few times.
 [[nodiscard]] const L2Partitions& l2_partitions(const DeviceFacts& facts);
 
 }  // namespace moe::cuda

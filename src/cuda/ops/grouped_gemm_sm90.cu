@@ -64,7 +64,8 @@ GroupedGemmConfig choose_grouped_gemm(const GroupedGemmSpec& spec, std::int64_t 
   const double rows_bytes = largest_tile * depth;
   const double weights_bytes = 2 * kBlockFeatures * depth;
   const auto pairs = static_cast<double>((spec.feature_blocks + 1) / 2);
-  // What is read again comes from L2 where all clusters together read less than that holds in between. One tile
+  // What is read again comes from L2 where all clusters together read less in between than a part of it that was
+  // fitted for either order (docs/levels/level08_persistent.md, "Expert by expert"). One tile
   // after the other, each with all feature pairs: weights are read again `pairs` tickets later, when each of the
   // clusters that work at a time, on clusters / pairs tiles of as few experts as have these, has done that part of
   // its item. Rows are asked for evenly so.

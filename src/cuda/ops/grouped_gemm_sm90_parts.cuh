@@ -112,7 +112,7 @@ struct GemmArguments {
   std::int64_t out_columns;
   RowTiles row_tiles;
   std::int32_t* tickets;    // a counter for either half of the list
-  L2Partitions partitions;  // known: blocks begin with the half that is theirs
+  L2Partitions partitions;  // known: blocks draw from the half of theirs first
   std::int32_t* finished;   // counts of row tiles, to which each consumer adds 1; null: nobody asks
   bool rows_of_previous;    // all but the rows was complete when the kernel before began
   int awaits;  // counts in row_tiles.finished with which rows are complete; 0: nobody counts

@@ -32,7 +32,7 @@ struct PartOfList {
   }
 };
 
-/// The halves of the list, in the order in which a block takes from them: first that of its partition of L2, so
+/// The halves of the list, in the order in which a block draws from them: first that of its partition of L2, so
 /// that multiprocessors which are near one read the same, then what is left of the other. Where partitions are not
 /// known, or not to be told apart, there is one part.
 struct PartsOfList {
@@ -67,7 +67,7 @@ struct PartsOfList {
 // --- scheduler -----------------------------------------------------------------------------------
 /// Rows x k blocks, of 4 cycles each, in which a ticket is drawn and what it means has come to the loaders.
 inline constexpr int kStepsOfDraw = 1800;
-/// Rounds of items, one a cluster, at the end of a product, in which tickets are not drawn in advance.
+/// Rounds of items, one a cluster, at the end of a part of the list, in which tickets are not drawn in advance.
 inline constexpr int kLastRounds = 3;
 
 /// One thread of the cluster: draws tickets and writes what they mean into both blocks' queues. Either
@@ -341,7 +341,7 @@ __device__ __forceinline__ void load(const Shared<Config>& shared, const TokenMa
       column += static_cast<int>(kBlockDepth);
       at.advance();
     };
-    // The place is given back late where the next ticket is not drawn before that, else at once.
+    // The place is given back late where the item is longer than the draw of a ticket: some are not drawn before.
     const int late = max(0, p.k_blocks - kStepsOfDraw / rows);
     if (late <= 1) give_back_place(shared, turn);
     load_stage(std::true_type());

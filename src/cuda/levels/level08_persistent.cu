@@ -444,6 +444,10 @@ std::vector<TunedBucket> Persistent::tune(const std::vector<std::int64_t>& bucke
                                 const GraphExec& graph = graph_of(plan, tokens);
                                 fill_rows(x.first_rows(tokens));
                                 flush_caches(b);
+                                // What routes tokens has just read x.
+                                read_memory(x.data, x.first_rows(tokens).bytes(),
+                                            reinterpret_cast<unsigned*>(b.row_tiles.count),
+                                            stream());
                                 start.record(stream());
                                 graph.launch(stream());
                                 end.record(stream());
@@ -516,11 +520,14 @@ std::string Persistent::plan() const {
   const auto given = static_cast<double>(
       element_bytes(matrices * shape.hidden *
                     (shape.experts * shape.intermediate + problem_.shared_intermediate)));
-  const bool divides = l2_partitions(device_->facts()).known;
-  std::string text =
-      fmt::format("packed weights {:.1f} % larger than given; {}; partitions of L2 {}",
-                  (stored / given - 1) * 100, origin_,
-                  divides ? "known" : "not known: nothing is divided between them");
+  std::string text = fmt::format("packed weights {:.1f} % larger than given; {}",
+                                 (stored / given - 1) * 100, origin_);
+  const bool divides = std::any_of(choices_.begin(), choices_.end(), [](const auto& choice) {
+    return choice.plan.gate_up.by_partition || choice.plan.down.by_partition;
+  });
+  if (divides && !l2_partitions(device_->facts()).known) {
+    text += "; partitions of L2 are not known, so nothing is divided between them";
+  }
   for (const TunedChoice& choice : tuned()) {
     text += fmt::format(
         "\n{} tokens: {}; {}", choice.tokens, choice.chosen,

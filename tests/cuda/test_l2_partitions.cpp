@@ -56,6 +56,13 @@ TEST(L2Partitions, AreNotKnownWhereLatenciesDoNotSay) {
   expect_unknown(measured, 132);
 }
 
+TEST(L2Partitions, AreNotKnownWhereOneMultiprocessorIsAsNearToBoth) {
+  // The last one's latencies are the addresses' means: its pattern has no correlation at all (0 / 0).
+  const std::vector<std::uint32_t> measured = {200, 400, 200, 400, 400, 200, 400, 200, 300, 300};
+  EXPECT_EQ(find_l2_partitions(measured.data(), 5, 2), L2Partitions());
+  EXPECT_TRUE(find_l2_partitions(measured.data(), 4, 2).known);
+}
+
 class CudaL2Partitions : public CudaTest {};
 
 TEST_F(CudaL2Partitions, OfHopperAreTwoHalvesOfWholeClusters) {

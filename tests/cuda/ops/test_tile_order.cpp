@@ -66,7 +66,22 @@ TEST(Spread, TakesTwoListsEvenlyInTurns) {
       ASSERT_EQ(next_of_second, all);
     }
   }
-  // Beyond 32 bits in between.
+  // What rounds in fp32, either way, and is beyond 32 bits in between.
+  std::int64_t state = 1;
+  for (int i = 0; i < 10000; ++i) {
+    const auto draw = [&](std::int64_t below) {
+      state = state * 48271 % 2147483647;
+      return state % below;
+    };
+    const std::int64_t all = 1 + draw(2'000'000'000);
+    const std::int64_t first = draw(all);
+    const std::int64_t place = draw(all);
+    const std::int64_t before = place * first / all;
+    const bool of_first = (place + 1) * first / all > before;
+    ASSERT_EQ(spread(static_cast<int>(place), static_cast<int>(first), static_cast<int>(all)),
+              of_first ? before : first + place - before)
+        << place << " of " << first << " and " << all;
+  }
   EXPECT_EQ(spread(1'999'999'999, 1'000'000'000, 2'000'000'000), 999'999'999);
   EXPECT_EQ(spread(1'999'999'998, 1'000'000'000, 2'000'000'000), 1'999'999'999);
 }

@@ -2,7 +2,7 @@
 //
 // L2 of compute capability 8.0 and 9.0 is two partitions, each of which caches memory for the multiprocessors
 // that are connected to it (NVIDIA A100 whitepaper, "A100 L2 cache"). What a multiprocessor reads of memory
-// behind the other one crosses a link between them, which was what limits reading on H200: 96 % busy at 4.4 TB/s
+// behind the other one crosses a link between them; on H200 that is 97 % busy while all stream data of their own
 // (docs/levels/level08_persistent.md, "Two halves of L2"). Multiprocessors that read the same should be of one.
 #pragma once
 

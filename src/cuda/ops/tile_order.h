@@ -76,8 +76,8 @@ constexpr bool begins_early(std::int64_t items, std::int64_t clusters) {
 /// are spread evenly among those of the others, whose weights come from L2 but for the first time.
 struct TileOrder {
   int row_tiles = 0;
-  int several =
-      0;  // of experts that have more than one: the first ones of the list, expert by expert
+  /// Of experts that have more than one: the first ones of the list, expert by expert.
+  int several = 0;
   int feature_pairs = 0;
   int together = 1;
 

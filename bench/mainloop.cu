@@ -189,7 +189,8 @@ class DenseProblem {
              .out_columns = shape.features};
     chosen_ = choose_grouped_gemm(spec_, shape.tokens, kGatheringTile, facts);
     packed_ = DeviceBuffer(BlockedShape{spec_.feature_blocks, spec_.k_blocks}.bytes(1));
-    pack_rows_blocked(w_.data(), 1, shape.features, shape.depth, packed_.data(), stream_.get());
+    pack_rows_blocked(w_.data(), 1, shape.features, shape.depth,
+                      {.data = packed_.data(), .experts = 1}, stream_.get());
     const std::int32_t offsets[2] = {0, static_cast<std::int32_t>(shape.tokens)};
     MOE_CUDA_CHECK(cudaMemcpy(offsets_.data(), offsets, sizeof(offsets), cudaMemcpyHostToDevice));
     list_ = DeviceBuffer(

@@ -46,4 +46,24 @@ CUtensorMap make_tensor_map(const TensorMapSpec& spec) {
   return map;
 }
 
+CUtensorMap make_piece_map(const PieceMapSpec& spec) {
+  // A piece is two rows of 256 elements of 8 bytes, the longest that a box can have.
+  constexpr cuuint64_t kRow = 256;
+  const cuuint64_t sizes[5] = {kRow, 2, 2, 2, static_cast<cuuint64_t>(spec.blocks)};
+  const cuuint64_t strides[4] = {kRow * 8, spec.piece_stride, spec.pair_stride, spec.stride};
+  const cuuint32_t box[5] = {kRow, 2, 2, 2, 1};
+  const cuuint32_t steps[5] = {1, 1, 1, 1, 1};
+  CUtensorMap map;
+  const CUresult result =
+      encoder()(&map, CU_TENSOR_MAP_DATA_TYPE_FLOAT64, 5, const_cast<void*>(spec.data), sizes,
+                strides, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_NONE,
+                CU_TENSOR_MAP_L2_PROMOTION_NONE, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  if (result != CUDA_SUCCESS) {
+    fail(ErrorCode::kCuda,
+         "the driver refuses a tensor map: {} blocks, strides {}, {} and {} (error {})",
+         spec.blocks, spec.stride, spec.pair_stride, spec.piece_stride, static_cast<int>(result));
+  }
+  return map;
+}
+
 }  // namespace moe::cuda

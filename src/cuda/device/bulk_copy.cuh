@@ -28,29 +28,6 @@ __device__ __forceinline__ std::uint64_t l2_policy(bool evict_first) {
   return evict_first ? first : normal;
 }
 
-/// bulk_load() with an l2_policy(). PTX ISA, cp.async.bulk, .L2::cache_hint.
-__device__ __forceinline__ void bulk_load_cached(std::uint32_t to, const void* from,
-                                                 std::uint32_t bytes, std::uint32_t barrier,
-                                                 std::uint64_t policy) {
-  asm volatile(
-      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], "
-      "[%1], %2, [%3], %4;" ::"r"(to),
-      "l"(from), "r"(bytes), "r"(barrier), "l"(policy)
-      : "memory");
-}
-
-/// bulk_load_cached() with .multicast::cluster: the bytes land at the same address of every block in
-/// `mask`, and the barrier at the same address there counts them.
-__device__ __forceinline__ void bulk_load_multicast(std::uint32_t to, const void* from,
-                                                    std::uint32_t bytes, std::uint32_t barrier,
-                                                    std::uint64_t policy, std::uint16_t mask) {
-  asm volatile(
-      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster"
-      ".L2::cache_hint [%0], [%1], %2, [%3], %4, %5;" ::"r"(to),
-      "l"(from), "r"(bytes), "r"(barrier), "h"(mask), "l"(policy)
-      : "memory");
-}
-
 /// PTX ISA, cp.async.bulk.tensor: the box at (column, row) of a two-dimensional tensor.
 __device__ __forceinline__ void tensor_load(std::uint32_t to, const CUtensorMap* map, int column,
                                             int row, std::uint32_t barrier) {
@@ -71,6 +48,37 @@ __device__ __forceinline__ void tensor_load_multicast(std::uint32_t to, const CU
       ".multicast::cluster [%0], [%1, {%2, %3}], [%4], %5;" ::"r"(to),
       "l"(map), "r"(column), "r"(row), "r"(barrier), "h"(mask)
       : "memory");
+}
+
+/// PTX ISA, cp.async.bulk.tensor, .L2::cache_hint: box number `box` along the last of five dimensions, which begins
+/// at 0 in all others, with an l2_policy().
+__device__ __forceinline__ void tensor_load_nth(std::uint32_t to, const CUtensorMap* map, int box,
+                                                std::uint32_t barrier, std::uint64_t policy) {
+  asm volatile(
+      "cp.async.bulk.tensor.5d.shared::cluster.global.mbarrier::complete_tx::bytes"
+      ".L2::cache_hint [%0], [%1, {%2, %2, %2, %2, %3}], [%4], %5;" ::"r"(to),
+      "l"(map), "r"(0), "r"(box), "r"(barrier), "l"(policy)
+      : "memory");
+}
+
+/// The same with .multicast::cluster, as tensor_load_multicast().
+__device__ __forceinline__ void tensor_load_nth_multicast(std::uint32_t to, const CUtensorMap* map,
+                                                          int box, std::uint32_t barrier,
+                                                          std::uint64_t policy,
+                                                          std::uint16_t mask) {
+  asm volatile(
+      "cp.async.bulk.tensor.5d.shared::cluster.global.mbarrier::complete_tx::bytes"
+      ".multicast::cluster.L2::cache_hint [%0], [%1, {%2, %2, %2, %2, %3}], [%4], %5, %6;" ::"r"(
+          to),
+      "l"(map), "r"(0), "r"(box), "r"(barrier), "h"(mask), "l"(policy)
+      : "memory");
+}
+
+/// PTX ISA, cp.async.bulk.prefetch.tensor: the same box, as far as L2.
+__device__ __forceinline__ void tensor_prefetch_nth(const CUtensorMap* map, int box) {
+  asm volatile("cp.async.bulk.prefetch.tensor.5d.L2.global [%0, {%1, %1, %1, %1, %2}];" ::"l"(map),
+               "r"(0), "r"(box)
+               : "memory");
 }
 
 /// PTX ISA, cp.async.bulk.tensor from shared to global memory; part of the thread's open group.

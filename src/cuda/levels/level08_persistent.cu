@@ -128,7 +128,7 @@ class Persistent final : public ReplayedLevel {
                const ExecutionOptions& execution) override {
     keep(problem, weights, execution);
     keep_launch(execution);
-    packed_ = PersistentWeights(problem, weights, stream());
+    packed_ = PersistentWeights(problem, weights, device_->facts(), stream());
     if (problem.router.scoring != Scoring::kGiven && problem.shared_intermediate == 0) {
       front_.emplace(problem.shape, RouterRule::of(problem.router, weights), weights.router.data,
                      device_->facts());
@@ -243,7 +243,8 @@ class Persistent final : public ReplayedLevel {
     if (!gathers) permute(context, x, tokens, b);
     products.gate_up.run({.rows = b.rows,
                           .gather_from = gathers ? x : nullptr,
-                          .packed_weights = packed_.gate_up(),
+                          .packed_weights = packed_.gate_up().data,
+                          .weight_homes = packed_.gate_up().homes,
                           .packed_bias = packed_.gate_up_bias(),
                           .out = b.act,
                           .capacity = shape.routed_rows(),
@@ -281,7 +282,8 @@ class Persistent final : public ReplayedLevel {
     const PaddedShape padded(problem_);
     products.down.run(
         {.rows = b.act,
-         .packed_weights = packed_.down(),
+         .packed_weights = packed_.down().data,
+         .weight_homes = packed_.down().homes,
          .packed_bias = packed_.down_bias(),
          .out = b.rows,
          .capacity = shape.routed_rows(),
@@ -522,6 +524,9 @@ std::string Persistent::plan() const {
                     (shape.experts * shape.intermediate + problem_.shared_intermediate)));
   std::string text = fmt::format("packed weights {:.1f} % larger than given; {}",
                                  (stored / given - 1) * 100, origin_);
+  if (const std::string placed = packed_.placed(); !placed.empty()) {
+    text += fmt::format("; near the partition of L2 that reads them: {}", placed);
+  }
   const bool divides = std::any_of(choices_.begin(), choices_.end(), [](const auto& choice) {
     return choice.plan.gate_up.by_partition || choice.plan.down.by_partition;
   });

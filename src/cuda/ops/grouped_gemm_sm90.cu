@@ -81,16 +81,10 @@ GroupedGemmConfig choose_grouped_gemm(const GroupedGemmSpec& spec, std::int64_t 
   const double together = until_weights <= l2 / 32
                               ? 1
                               : std::clamp(std::sqrt(room * clusters / rows_bytes), kFewest, kMost);
-  // Half of a few experts is not half of the work; a cluster's first item is of either half; and cooperating blocks
-  // gained nothing.
-  constexpr std::int64_t kFewestDivided = 32;
-  const bool many_rounds = begins_early(static_cast<std::int64_t>(tiles * pairs) * spec.experts,
-                                        facts.multiprocessors / 2);
   return {
       .largest_tile = largest_tile,
       .tiles_together = static_cast<int>(together),
-      .by_partition =
-          largest_tile != kCooperativeTile && spec.experts >= kFewestDivided && many_rounds,
+      .by_partition = are_placed({spec.feature_blocks, spec.k_blocks}, spec.experts, facts),
       .weights_read_once = rows <= spec.experts * std::max(largest_tile, kGatheringTile) * 7 / 8};
 }
 
@@ -118,12 +112,41 @@ struct GroupedGemmSm90::State {
   int blocks = 0;
   L2Partitions partitions;
   // Descriptions of the buffers of the last run.
+  const void* weights = nullptr;
+  bool placed = false;
   const void* rows = nullptr;
   void* out = nullptr;
   std::int64_t capacity = 0;
   TokenMaps tokens{};
   OutMaps out_maps{};
+  WeightMaps weight_maps{};
 
+  void describe(const void* weights_now, bool placed_now) {
+    if (weights == weights_now && placed == placed_now) return;
+    const BlockedShape shape{spec.feature_blocks, spec.k_blocks};
+    const std::int64_t units = units_of(shape, spec.experts, placed_now);
+    const std::int64_t rest = spec.experts * shape.feature_blocks * shape.k_blocks - 2 * units;
+    constexpr std::uint64_t kPiece = L2Homes::kPieceBytes;
+    const auto* const bytes = static_cast<const std::byte*>(weights_now);
+    for (int shift = 0; shift < WeightMaps::kRest; ++shift) {
+      const auto at = [&](int piece) {
+        return static_cast<std::uint64_t>(piece_of_unit(shift != 0, piece)) * kPiece;
+      };
+      weight_maps.of[shift] = make_piece_map({.data = bytes + at(0),
+                                              .blocks = std::max<std::int64_t>(units, 1),
+                                              .stride = L2Homes::kUnitBytes,
+                                              .pair_stride = at(2) - at(0),
+                                              .piece_stride = at(1) - at(0)});
+    }
+    weight_maps.of[WeightMaps::kRest] =
+        make_piece_map({.data = bytes + static_cast<std::uint64_t>(units) * L2Homes::kUnitBytes,
+                        .blocks = std::max<std::int64_t>(rest, 1),
+                        .stride = kBlockBytes,
+                        .pair_stride = 2 * kPiece,
+                        .piece_stride = kPiece});
+    weights = weights_now;
+    placed = placed_now;
+  }
   void describe(const void* rows_now, void* out_now, std::int64_t capacity_now) {
     if (rows == rows_now && out == out_now && capacity == capacity_now) return;
     for (int i = 0; i < TokenMaps::kCount; ++i) {
@@ -194,9 +217,10 @@ void GroupedGemmSm90::run(const GroupedGemmCall& call, cudaStream_t stream) {
   MOE_INTERNAL_CHECK(call.packed_bias == nullptr || (s.spec.epilogue != GemmEpilogue::kStore &&
                                                      s.spec.epilogue != GemmEpilogue::kSwiGLU),
                      "the epilogue adds no biases");
+  s.describe(call.packed_weights, call.weight_homes.known());
   s.describe(call.rows, call.out, call.capacity);
   const GemmArguments arguments{
-      .weights = static_cast<const __nv_bfloat16*>(call.packed_weights),
+      .homes = call.weight_homes,
       .source = static_cast<const std::byte*>(call.gather_from),
       .gathered = static_cast<std::byte*>(call.rows),
       .source_row_bytes = static_cast<int>(s.spec.k_blocks * kBlockDepth * 2),
@@ -209,15 +233,17 @@ void GroupedGemmSm90::run(const GroupedGemmCall& call, cudaStream_t stream) {
       .rows_of_previous = call.rows_of_previous,
       .awaits = call.awaits,
       .feature_blocks = static_cast<int>(s.spec.feature_blocks),
+      .fours = fours_of(s.spec.feature_blocks, call.weight_homes.known()),
       .k_blocks = static_cast<int>(s.spec.k_blocks),
       .tiles_together = s.config.tiles_together,
       .weights_read_once = s.config.weights_read_once,
       .bias = call.packed_bias,
       .activation = s.spec.activation};
-  launch_overlapping(
-      "grouped_gemm_kernel", s.kernel.function, dim3(static_cast<unsigned>(s.blocks)),
-      dim3(static_cast<unsigned>(s.kernel.threads)),
-      static_cast<std::size_t>(s.kernel.shared_bytes), stream, s.tokens, s.out_maps, arguments);
+  launch_overlapping("grouped_gemm_kernel", s.kernel.function,
+                     dim3(static_cast<unsigned>(s.blocks)),
+                     dim3(static_cast<unsigned>(s.kernel.threads)),
+                     static_cast<std::size_t>(s.kernel.shared_bytes), stream, s.tokens, s.out_maps,
+                     s.weight_maps, arguments);
 }
 
 }  // namespace moe::cuda

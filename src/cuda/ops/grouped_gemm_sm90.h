@@ -14,6 +14,7 @@
 
 #include "cuda/backend.h"
 #include "cuda/device/activation_step.h"
+#include "cuda/l2_homes.h"
 #include "cuda/ops/row_tiles.h"
 
 namespace moe::cuda {
@@ -61,7 +62,7 @@ struct GroupedGemmConfig {
   int largest_tile = 0;    // rows, one of the above; what build_row_tiles() is called with
   int tiles_together = 0;  // of one expert, which take turns on its weights (TileOrder)
   bool by_partition =
-      false;  // multiprocessors begin with the half of the list of their partition of L2
+      false;  // multiprocessors begin with the half of the features of their partition of L2
   bool weights_read_once =
       false;             // an expert's rows are one tile as a rule: L2 need not keep weights
   bool gathers = false;  // a kernel that activates: rows come in the tokens' order
@@ -82,7 +83,8 @@ struct GroupedGemmCall {
   /// by row_to_token. Tiles of kCooperativeTile leave `rows` alone, all others fill it from there on the way,
   /// in the order in which they need it. Null: `rows` is complete.
   const void* gather_from = nullptr;
-  const void* packed_weights = nullptr;
+  const void* packed_weights = nullptr;  ///< pack_blocked.h
+  L2Homes weight_homes = {};             ///< with which they were packed
   /// [experts, feature_blocks, 128] in the order of the packed rows (pack_blocked.h). Null: none. kStore
   /// and kSwiGLU take none.
   const float* packed_bias = nullptr;

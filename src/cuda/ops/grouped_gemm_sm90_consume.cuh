@@ -96,12 +96,10 @@ requires Config::kBias struct Epilogue<Config> {
   __device__ __forceinline__ Epilogue(const GemmArguments& arguments, const Work& work,
                                       const Consumer<Config>& me)
       : p(arguments) {
-    int block = work.weight_block;
+    int block = p.row_tiles.tiles[work.row_tile].expert * p.feature_blocks + work.feature_block();
     if constexpr (Config::kCooperative) {
-      // That of the consumer, not that which its block loads. An odd last one is there twice.
-      const int loads = work.shared() ? 0 : static_cast<int>(cluster_rank());
-      const bool second = work.feature_block() + 1 < p.feature_blocks;
-      block += second ? me.index - loads : 0;
+      // That of the consumer. An odd last one is there twice.
+      block += work.feature_block() + 1 < p.feature_blocks ? me.index : 0;
     }
     const float* const from = p.bias + static_cast<std::int64_t>(block) * kBlockFeatures +
                               me.warp * 16 + me.thread % 32 / 4;

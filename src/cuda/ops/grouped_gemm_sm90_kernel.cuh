@@ -30,6 +30,7 @@ template <class Config>
 __global__ void __cluster_dims__(Config::kCluster, 1, 1) __launch_bounds__(Config::kThreads, 1)
     grouped_gemm_kernel(const __grid_constant__ TokenMaps tokens,
                         const __grid_constant__ OutMaps out_maps,
+                        const __grid_constant__ WeightMaps weights,
                         const __grid_constant__ GemmArguments p) {
   extern __shared__ __align__(1024) std::uint8_t raw[];
   const auto shared = Shared<Config>::of(raw);
@@ -71,9 +72,9 @@ __global__ void __cluster_dims__(Config::kCluster, 1, 1) __launch_bounds__(Confi
     const int warp = __shfl_sync(kAllLanes, static_cast<int>(threadIdx.x) / 32, 0);
     if (warp == 0) {
       if constexpr (Config::kCooperative) {
-        load_weights(shared, p);
+        load_weights(shared, weights, p);
       } else {
-        load(shared, tokens, p);
+        load(shared, tokens, weights, p);
       }
     } else if (threadIdx.x == 32 && cluster_rank() == 0) {
       schedule(shared, p);

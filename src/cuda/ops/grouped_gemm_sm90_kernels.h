@@ -8,7 +8,7 @@ namespace moe::cuda {
 
 /// What launching one takes.
 struct GroupedGemmKernel {
-  void (*function)(TokenMaps, OutMaps, GemmArguments) = nullptr;
+  void (*function)(TokenMaps, OutMaps, WeightMaps, GemmArguments) = nullptr;
   int threads = 0;
   int shared_bytes = 0;
   int cluster = 0;

@@ -103,20 +103,29 @@ struct OutMaps {
   CUtensorMap box[kCount];
 };
 
+/// Blocks of weights (pack_blocked.h): in units those whose pieces are 0, 3, 4 and 7 or 1, 2, 5 and 6, by number of the
+/// unit; the rest by number of the block.
+struct WeightMaps {
+  static constexpr int kRest = 2;
+  static constexpr int kCount = 3;
+  CUtensorMap of[kCount];
+};
+
 struct GemmArguments {
-  const __nv_bfloat16* weights;  // pack_blocked.h
+  L2Homes homes;            // of the weights
   const std::byte* source;  // rows in the tokens' order, to be gathered; null: nothing to gather
   std::byte* gathered;      // rows in the experts' order: the token matrix of the maps
   int source_row_bytes;
   __nv_bfloat16* out;
   std::int64_t out_columns;
   RowTiles row_tiles;
-  std::int32_t* tickets;    // a counter for either half of the list
+  std::int32_t* tickets;    // a counter for either half of the features
   L2Partitions partitions;  // known: blocks draw from the half of theirs first
   std::int32_t* finished;   // counts of row tiles, to which each consumer adds 1; null: nobody asks
   bool rows_of_previous;    // all but the rows was complete when the kernel before began
   int awaits;  // counts in row_tiles.finished with which rows are complete; 0: nobody counts
   int feature_blocks;
+  int fours;  // fours_of() the weights
   int k_blocks;
   int tiles_together;  // TileOrder
   bool weights_read_once;
@@ -125,31 +134,50 @@ struct GemmArguments {
   ActivationStep activation;
 };
 
+/// Where a block of weights begins, and whether they are better asked for early.
+struct WorkWeights {
+  int packed;  // in a unit | half << 1 | light << 2 | number of the unit or block << 3
+
+  static __device__ __forceinline__ WorkWeights of(const BlockPlace& place, bool light) {
+    return {(place.in_unit ? 1 : 0) | place.half << 1 | (light ? 1 << 2 : 0) | place.first << 3};
+  }
+  /// So many units or blocks behind.
+  [[nodiscard]] __device__ __forceinline__ WorkWeights behind(int count) const {
+    return {packed + (count << 3)};
+  }
+  [[nodiscard]] __device__ __forceinline__ bool in_unit() const { return (packed & 1) != 0; }
+  [[nodiscard]] __device__ __forceinline__ int half() const { return packed >> 1 & 1; }
+  [[nodiscard]] __device__ __forceinline__ bool light() const { return (packed >> 2 & 1) != 0; }
+  [[nodiscard]] __device__ __forceinline__ int first() const { return packed >> 3; }
+};
+
 /// What a block does next, as the scheduler puts it into the queue.
 struct Work {
-  int weight_block;  // expert · feature_blocks + feature block
-  int first_row;     // routed row
-  int row_tile;      // its number in the list
-  int packed;        // rows to compute, 0 = no more work | shared << 9 | rows to store << 10 |
-                     // read once << 19 | feature block
+  WorkWeights weights;
+  int first_row;  // routed row
+  int row_tile;   // its number in the list
+  int packed;     // rows to compute, 0 = no more work | shared << 9 | rows to store << 10 |
+                  // read once << 19 | feature block
 
   /// Bits left for the feature block: 2^12 blocks of 128 features.
   static constexpr int kFeatureShift = 20;
-  static __device__ __forceinline__ int4 pack(int weight_block, int first_row, int row_tile,
+  static __device__ __forceinline__ int4 pack(WorkWeights weights, int first_row, int row_tile,
                                               int rows, bool shared, int valid, bool read_once,
                                               int feature_block) {
-    return {weight_block, first_row, row_tile,
+    return {weights.packed, first_row, row_tile,
             rows | (shared ? 1 << 9 : 0) | valid << 10 | (read_once ? 1 << 19 : 0) |
                 feature_block << kFeatureShift};
   }
   static __device__ __forceinline__ Work read(std::uint32_t queue_slot) {
     const int4 words = load_shared(queue_slot);
-    return {words.x, words.y, words.z, words.w};
+    return {{words.x}, words.y, words.z, words.w};
   }
   /// The same in all lanes of the warp, in a way that the compiler sees.
   [[nodiscard]] __device__ __forceinline__ Work uniform() const {
-    return {__shfl_sync(kAllLanes, weight_block, 0), __shfl_sync(kAllLanes, first_row, 0),
-            __shfl_sync(kAllLanes, row_tile, 0), __shfl_sync(kAllLanes, packed, 0)};
+    return {{__shfl_sync(kAllLanes, weights.packed, 0)},
+            __shfl_sync(kAllLanes, first_row, 0),
+            __shfl_sync(kAllLanes, row_tile, 0),
+            __shfl_sync(kAllLanes, packed, 0)};
   }
   [[nodiscard]] __device__ __forceinline__ int rows() const { return packed & 511; }
   /// Whether both blocks of the cluster have the same rows.

@@ -18,44 +18,26 @@
 
 namespace moe::cuda {
 
-/// A half of the list of row tiles, or all of it: some of those of experts with several, some of the others.
-struct PartOfList {
-  int first_several;
-  int several;
-  int first_single;
-  int singles;
-
-  [[nodiscard]] __device__ __forceinline__ int tiles() const { return several + singles; }
-  /// Place in the whole list.
-  [[nodiscard]] __device__ __forceinline__ int number(int index) const {
-    return index < several ? first_several + index : first_single + index - several;
-  }
-};
-
-/// The halves of the list, in the order in which a block draws from them: first that of its partition of L2, so
-/// that multiprocessors which are near one read the same, then what is left of the other. Where partitions are not
-/// known, or not to be told apart, there is one part.
-struct PartsOfList {
+/// Every other pair of feature blocks, or all of them, in the order in which a block draws from them: first the half
+/// whose weights are behind its partition of L2 (pack_blocked.h), then what is left of the other. Where partitions
+/// are not known, or not to be told apart, there is one part.
+struct FeaturePart {
   int half;
   int parts;
   int left;
 
-  __device__ __forceinline__ explicit PartsOfList(const GemmArguments& p)
+  __device__ __forceinline__ explicit FeaturePart(const GemmArguments& p)
       : parts(p.partitions.known ? 2 : 1), left(parts) {
     const std::uint32_t self = multiprocessor();
     half = static_cast<int>(p.partitions.second[self / 32] >> self % 32 & 1);
   }
-  [[nodiscard]] __device__ __forceinline__ PartOfList part(const RowTiles& list, int of) const {
-    const int several = list.count[RowTiles::kSeveral];
-    const int singles = list.count[RowTiles::kTiles] - several;
-    if (parts == 1) return {0, several, several, singles};
-    const int middle = list.count[RowTiles::kFirstHalf];
-    const int first_singles = divide_up(singles, 2);
-    if (of == 0) return {0, middle, several, first_singles};
-    return {middle, several - middle, several + first_singles, singles - first_singles};
+  /// Pairs of this part, of `all`.
+  [[nodiscard]] __device__ __forceinline__ int pairs(int all) const {
+    return parts == 1 ? all : (all + 1 - half) / 2;
   }
-  [[nodiscard]] __device__ __forceinline__ PartOfList part(const RowTiles& list) const {
-    return part(list, half);
+  /// First feature block of pair number `pair` of this part.
+  [[nodiscard]] __device__ __forceinline__ int feature(int pair) const {
+    return 2 * (parts * pair + half);
   }
   /// To the next part; false: that was the last one.
   __device__ __forceinline__ bool advance() {
@@ -75,16 +57,18 @@ inline constexpr int kLastRounds = 3;
 /// a pair. Where there are not enough features left, or more rows than a block holds, they split the rows.
 template <class Config>
 __device__ __forceinline__ void schedule(const Shared<Config>& shared, const GemmArguments& p) {
-  // Feature blocks that the cluster takes together where it does not split the rows.
-  constexpr int kTogether = 2 * Config::kFeatureBlocks;
-  PartsOfList parts(p);
+  FeaturePart part(p);
+  const int all_pairs = divide_up(p.feature_blocks, 2);
+  const int row_tiles = p.row_tiles.count[RowTiles::kTiles];
+  const int several = p.row_tiles.count[RowTiles::kSeveral];
   // A cluster's first ticket is dealt out by its number, of whichever part, for those that start late would find
   // that others have two. Where it starts, and so its part, is not known before.
   const int all_clusters = static_cast<int>(gridDim.x) / Config::kCluster;
-  const int clusters = divide_up(all_clusters, parts.parts);  // of the first part, at most one more
+  const int clusters = divide_up(all_clusters, part.parts);  // of the first part, at most one more
   const int cluster = static_cast<int>(blockIdx.x) / Config::kCluster;
   int ticket = cluster % clusters;
-  PartOfList part = parts.part(p.row_tiles, cluster / clusters);
+  const int own_half = part.half;
+  part.half = cluster / clusters;
   const auto publish = [&](int slot, int rank, const int4& work) {
     store_async(cluster_address(shared.queue(slot), rank), work,
                 cluster_address(shared.queued(slot), rank));
@@ -97,62 +81,75 @@ __device__ __forceinline__ void schedule(const Shared<Config>& shared, const Gem
   const auto draw = [&] {
     // Blocks that have begun early would draw what is left for the others.
     if (p.rows_of_previous && p.awaits == 0) wait_for_previous_kernel();
-    const int dealt = parts.half == 0 ? clusters : all_clusters - clusters;
-    return dealt + atomicAdd(p.tickets + parts.half, 1);
+    const int dealt = part.half == 0 ? clusters : all_clusters - clusters;
+    return dealt + atomicAdd(p.tickets + part.half, 1);
   };
   bool dealt = true;
   for (int next = 0;; ticket = next) {
-    const TileOrder order{part.tiles(), part.several, divide_up(p.feature_blocks, 2),
-                          p.tiles_together};
+    const int pairs = part.pairs(all_pairs);
+    const TileOrder order{row_tiles, several, pairs, p.tiles_together};
     if (ticket >= order.items()) {
-      if (!dealt && !parts.advance()) break;
+      if (dealt) {
+        part.half = own_half;
+      } else if (!part.advance()) {
+        break;
+      }
       dealt = false;
-      part = parts.part(p.row_tiles);
       next = draw();
       continue;
     }
     const int slot = turn % 2;
     TileOrder::Item item = order.at(ticket);
-    RowTile tile = p.row_tiles.tiles[part.number(item.row_tile)];
+    RowTile tile = p.row_tiles.tiles[item.row_tile];
     if (tile.tiles > 1 && p.tiles_together > 1) {
       item = order.of_expert(item, tile.index, tile.tiles);
-      tile = p.row_tiles.tiles[part.number(item.row_tile)];
+      tile = p.row_tiles.tiles[item.row_tile];
     }
-    item.row_tile = part.number(item.row_tile);
-    if (dealt) part = parts.part(p.row_tiles);
+    const int feature = part.feature(item.feature_pair);
+    if (dealt) part.half = own_half;
     dealt = false;
-    const int feature = 2 * item.feature_pair;
-    const int block = tile.expert * p.feature_blocks + feature;
     const bool alone = feature + 1 == p.feature_blocks;
-    const bool whole = tile.rows <= Config::kLargestTile &&
-                       feature / kTogether * kTogether + kTogether <= p.feature_blocks;
-    if (whole && feature % kTogether != 0) {  // handed out with the pair before
+    // What the other block has: the second of the pair, or a pair of its own.
+    constexpr int kPairsTogether = Config::kFeatureBlocks;
+    const int in_together = item.feature_pair % kPairsTogether;
+    const int next_features = kPairsTogether == 1 ? 1 : 2 * part.parts;
+    const int last_feature = feature + (kPairsTogether - 1 - in_together) * next_features + 1;
+    const bool whole = tile.rows <= Config::kLargestTile && last_feature < p.feature_blocks;
+    if (whole && in_together != 0) {  // handed out with the pair before
       next = draw();
       continue;
     }
     const bool once = p.weights_read_once && tile.tiles == 1;
+    // Its weights come from memory, those of tiles that take longer from L2.
+    const bool light = several > 0 && tile.tiles == 1 && tile.rows <= Config::kLargestTile / 2;
+    const auto weights_of = [&](int feature_block) {
+      return WorkWeights::of(
+          BlockPlace::of(p.fours, p.feature_blocks, p.k_blocks, tile.expert, feature_block), light);
+    };
+    const WorkWeights weights = weights_of(feature);
+    const WorkWeights of_second = weights.behind(p.k_blocks);
     wait_for_place();
     ++turn;
     if (whole) {
-      constexpr int kNext = Config::kFeatureBlocks;
       publish(slot, 0,
-              Work::pack(block, tile.first_row, item.row_tile, tile.rows, true, tile.valid, once,
+              Work::pack(weights, tile.first_row, item.row_tile, tile.rows, true, tile.valid, once,
                          feature));
       publish(slot, 1,
-              Work::pack(block + kNext, tile.first_row, item.row_tile, tile.rows, true, tile.valid,
-                         once, feature + kNext));
+              Work::pack(Config::kCooperative ? weights_of(feature + next_features) : of_second,
+                         tile.first_row, item.row_tile, tile.rows, true, tile.valid, once,
+                         feature + next_features));
     } else {
       // One unit cannot be split: then the second block computes it, too, and stores nothing. A
       // second feature block that is not there is the first one again, not stored, either.
       const int upper = (tile.rows / kRowUnit + 1) / 2 * kRowUnit;
       const int skipped = upper == tile.rows ? 0 : upper;
-      const int second = Config::kCooperative && !alone ? block + 1 : block;
       publish(slot, 0,
-              Work::pack(block, tile.first_row, item.row_tile, upper, false, min(tile.valid, upper),
-                         once, feature));
+              Work::pack(weights, tile.first_row, item.row_tile, upper, false,
+                         min(tile.valid, upper), once, feature));
       publish(slot, 1,
-              Work::pack(second, tile.first_row + skipped, item.row_tile, tile.rows - skipped,
-                         false, max(tile.valid - upper, 0), once, feature));
+              Work::pack(Config::kCooperative && !alone ? of_second : weights,
+                         tile.first_row + skipped, item.row_tile, tile.rows - skipped, false,
+                         max(tile.valid - upper, 0), once, feature));
     }
     // NOTE: some tickets are not drawn in advance. Where tiles take turns on weights they should begin together, so
     // each is drawn when the loader has nearly done with the last item; short ones would be held up by that. And
@@ -187,11 +184,11 @@ __device__ __forceinline__ void gather(const Shared<Config>& shared, const GemmA
   constexpr int kUnitsPerTile = Config::kLargestTile / kRowUnit;
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const int pieces_per_row = divide_up(p.source_row_bytes, Config::kGatherPieceBytes);
-  PartsOfList parts(p);
-  PartOfList part = parts.part(p.row_tiles);
+  const int row_tiles = p.row_tiles.count[RowTiles::kTiles];
+  const int several = p.row_tiles.count[RowTiles::kSeveral];
   std::uint32_t parity = 0;
-  const auto ticket = [&] { return p.row_tiles.tickets + RowTiles::kGatherTicket + parts.half; };
-  const auto draw = [&] { return lane == 0 ? atomicAdd(ticket(), 1) : 0; };
+  std::int32_t* const ticket = p.row_tiles.tickets + RowTiles::kGatherTicket;
+  const auto draw = [&] { return lane == 0 ? atomicAdd(ticket, 1) : 0; };
   // A unit of rows through as many pieces of memory as there are.
   const auto move = [&](int row, int rows, int pieces_at_once, std::uint32_t memory) {
     const int token = lane < rows ? p.row_tiles.row_to_token[row + lane] : 0;
@@ -232,19 +229,14 @@ __device__ __forceinline__ void gather(const Shared<Config>& shared, const GemmA
   int drawn = draw();
   for (;;) {
     const int unit = __shfl_sync(kAllLanes, drawn, 0);
-    if (unit >= part.tiles() * kUnitsPerTile) {  // those behind a tile's end are empty
-      if (!parts.advance()) break;
-      part = parts.part(p.row_tiles);
-      drawn = draw();
-      continue;
-    }
-    drawn = draw();  // on its way while this one's rows are
-    const int number = part.number(spread(unit / kUnitsPerTile, part.several, part.tiles()));
+    if (unit >= row_tiles * kUnitsPerTile) break;  // those behind a tile's end are empty
+    drawn = draw();                                // on its way while this one's rows are
+    const int number = spread(unit / kUnitsPerTile, several, row_tiles);
     const RowTile tile = p.row_tiles.tiles[number];
     const int at = unit % kUnitsPerTile * kRowUnit;
     const int rows = min(tile.valid - at, kRowUnit);
     if (rows <= 0) {  // as all others of this tile that are still to be drawn
-      if (lane == 0) atomicMax(ticket(), (unit / kUnitsPerTile + 1) * kUnitsPerTile);
+      if (lane == 0) atomicMax(ticket, (unit / kUnitsPerTile + 1) * kUnitsPerTile);
       continue;
     }
     move(tile.first_row + at, rows, first ? Config::kFirstPieces : Config::kGatherPieces,
@@ -290,13 +282,74 @@ __device__ __forceinline__ void give_back_place(const Shared<Config>& shared, in
   if (elect_lane()) mbarrier_arrive_cluster(cluster_address(shared.taken(turn % 2), 0));
 }
 
+/// The k blocks of a feature block, one after the other, by all lanes of a warp, of which one asks for them.
+class WeightReader {
+ public:
+  __device__ __forceinline__ WeightReader(const WeightMaps& maps, const GemmArguments& p,
+                                          const WorkWeights& weights, int feature_blocks_behind = 0)
+      : homes_(p.homes),
+        weights_(weights),
+        maps_(weights.in_unit() ? maps.of : maps.of + WeightMaps::kRest),
+        number_(weights.first() + feature_blocks_behind * p.k_blocks) {
+    turn_page();
+    look();
+  }
+  __device__ __forceinline__ void load(std::uint32_t to, std::uint32_t barrier,
+                                       std::uint64_t policy) const {
+    tensor_load_nth(to, map(0), number_, barrier, policy);
+  }
+  /// For both blocks of the cluster.
+  __device__ __forceinline__ void load_multicast(std::uint32_t to, std::uint32_t barrier,
+                                                 std::uint64_t policy) const {
+    tensor_load_nth_multicast(to, map(0), number_, barrier, policy, 0b11);
+  }
+  /// Brings the one that comes kAhead later into L2.
+  static constexpr int kAhead = 4;
+  __device__ __forceinline__ void prefetch() const {
+    tensor_prefetch_nth(map(kAhead), number_ + kAhead);
+  }
+  __device__ __forceinline__ void advance() {
+    ++number_;
+    shifts_ >>= 1;
+    if (++taken_ % (kWarpSize / 2) == 0) look();
+  }
+
+ private:
+  /// Loads what is known of this unit's page and 31 behind it.
+  __device__ __forceinline__ void turn_page() {
+    if (!weights_.in_unit()) return;
+    first_page_ = static_cast<std::uint32_t>(number_) / L2Homes::kUnitsOfPage;
+    pages_ = homes_.of_pages(first_page_);
+  }
+  /// Which of a unit's pieces are ours, for this unit and 31 behind it.
+  __device__ __forceinline__ void look() {
+    if (!weights_.in_unit()) return;
+    const auto here = static_cast<std::uint32_t>(number_);
+    if (here / L2Homes::kUnitsOfPage - first_page_ > 30) turn_page();
+    const std::uint32_t unit = here + threadIdx.x % kWarpSize;
+    const std::uint32_t page = unit / L2Homes::kUnitsOfPage - first_page_;
+    shifts_ = __ballot_sync(kAllLanes, homes_.of_unit(unit, pages_ >> page) != weights_.half());
+  }
+  [[nodiscard]] __device__ __forceinline__ const CUtensorMap* map(int behind) const {
+    return maps_ + (shifts_ >> behind & 1);
+  }
+
+  const L2Homes& homes_;
+  const WorkWeights weights_;
+  const CUtensorMap* const maps_;
+  int number_;
+  int taken_ = 0;
+  std::uint32_t first_page_ = 0;
+  std::uint32_t pages_ = 0;   // s of pages, but for the units' part
+  std::uint32_t shifts_ = 0;  // bit i: of the unit i behind this one
+};
+
 /// One warp a block, in pingpong: fills the ring, weights and rows of one k block a stage. Blocks that
 /// have the same rows load half of them each, for both.
 template <class Config>
 __device__ __forceinline__ void load(const Shared<Config>& shared, const TokenMaps& tokens,
-                                     const GemmArguments& p) {
+                                     const WeightMaps& all_weights, const GemmArguments& p) {
   const auto rank = static_cast<int>(cluster_rank());
-  const std::size_t feature_block = static_cast<std::size_t>(p.k_blocks) * kBlockBytes;
   RingPosition<Config::kWeightSlots> at;
   for (int turn = 0;; ++turn) {
     const Work work = next_load(shared, turn);
@@ -307,8 +360,8 @@ __device__ __forceinline__ void load(const Shared<Config>& shared, const TokenMa
       }
       return;
     }
-    const char* weights =
-        reinterpret_cast<const char*>(p.weights) + work.weight_block * feature_block;
+    WeightReader weights(all_weights, p, work.weights);
+    const bool ahead = work.weights.light();
     const std::uint64_t policy = l2_policy(work.read_once());
     const bool half = work.shared();
     const int my_rows = half ? rows / 2 : rows;  // of a box
@@ -317,7 +370,7 @@ __device__ __forceinline__ void load(const Shared<Config>& shared, const TokenMa
     const int row = work.first_row + (half ? rank * my_rows : 0);
     const std::uint32_t bytes = static_cast<std::uint32_t>(kBlockBytes) + rows * Config::kRowBytes;
     int column = 0;
-    const auto load_stage = [&](auto first) {
+    const auto load_stage = [&](auto first, bool prefetches) {
       mbarrier_wait(shared.empty(at.stage), at.parity ^ 1);
       const std::uint32_t full = shared.full(at.stage);
       const auto load_rows_of_stage = [&] {
@@ -330,28 +383,29 @@ __device__ __forceinline__ void load(const Shared<Config>& shared, const TokenMa
       };
       if (elect_lane()) {
         mbarrier_arrive_expect_bytes(full, bytes);
-        bulk_load_cached(shared.weight_slot(at.stage), weights, kBlockBytes, full, policy);
+        weights.load(shared.weight_slot(at.stage), full, policy);
         if (!first.value) load_rows_of_stage();
+        if (prefetches) weights.prefetch();
       }
       if (first.value) {  // by all lanes: the compiler keeps what the loop counts for the warp
         wait_for_rows(p, work.row_tile);
         if (elect_lane()) load_rows_of_stage();
       }
-      weights += kBlockBytes;
+      weights.advance();
       column += static_cast<int>(kBlockDepth);
       at.advance();
     };
     // The place is given back late where the item is longer than the draw of a ticket: some are not drawn before.
     const int late = max(0, p.k_blocks - kStepsOfDraw / rows);
     if (late <= 1) give_back_place(shared, turn);
-    load_stage(std::true_type());
+    load_stage(std::true_type(), ahead && WeightReader::kAhead < p.k_blocks);
     if constexpr (Config::kGatherPieces > 0) {
       // Until then the slots that come next are those through which either block gathers its first rows.
       if (turn == 0 && p.source != nullptr) mbarrier_wait_cluster(shared.first_gathered(), 0);
     }
     for (int k = 1; k < p.k_blocks; ++k) {
       if (k == late && k > 1) give_back_place(shared, turn);
-      load_stage(std::false_type());
+      load_stage(std::false_type(), ahead && k + WeightReader::kAhead < p.k_blocks);
     }
   }
 }
@@ -359,16 +413,17 @@ __device__ __forceinline__ void load(const Shared<Config>& shared, const TokenMa
 /// One warp a block, where blocks cooperate: fills the ring of weights, for each k block one slot a
 /// consumer. Blocks that have the same weights load those of one consumer each, for both.
 template <class Config>
-__device__ __forceinline__ void load_weights(const Shared<Config>& shared, const GemmArguments& p) {
+__device__ __forceinline__ void load_weights(const Shared<Config>& shared,
+                                             const WeightMaps& all_weights,
+                                             const GemmArguments& p) {
   const auto rank = static_cast<int>(cluster_rank());
-  const std::size_t feature_block = static_cast<std::size_t>(p.k_blocks) * kBlockBytes;
   RingPosition<Config::kWeightSlots> at;
   for (int turn = 0;; ++turn) {
     const Work work = next_load(shared, turn);
     if (work.rows() == 0) return;
     give_back_place(shared, turn);
-    const char* weights =
-        reinterpret_cast<const char*>(p.weights) + work.weight_block * feature_block;
+    WeightReader weights(all_weights, p, work.weights);
+    WeightReader of_second(all_weights, p, work.weights, work.shared() ? 1 : 0);
     const std::uint64_t policy = l2_policy(work.read_once());
     for (int k = 0; k < p.k_blocks; ++k) {
 #pragma unroll
@@ -379,14 +434,15 @@ __device__ __forceinline__ void load_weights(const Shared<Config>& shared, const
           const std::uint32_t to = shared.weight_slot(at.stage);
           mbarrier_arrive_expect_bytes(full, static_cast<std::uint32_t>(kBlockBytes));
           if (work.shared()) {
-            bulk_load_cached(to, weights + consumer * feature_block, kBlockBytes, full, policy);
+            (consumer == 0 ? weights : of_second).load(to, full, policy);
           } else if (consumer == rank) {
-            bulk_load_multicast(to, weights, kBlockBytes, full, policy, 0b11);
+            weights.load_multicast(to, full, policy);
           }
         }
         at.advance();
       }
-      weights += kBlockBytes;
+      weights.advance();
+      of_second.advance();
     }
   }
 }

@@ -75,16 +75,10 @@ __device__ __forceinline__ void list_row_tiles(TileListScratch<kMost>& shared, i
       if (out.ready != nullptr) out.ready[at] = 0;
       if (out.finished != nullptr) out.finished[at] = 0;
     }
-    // The expert in the middle belongs to the half that has more of it.
-    const int middle = several / 2 - before;
-    if (lane == 0 && split.tiles > 1 && middle >= 0 && middle < split.tiles) {
-      out.count[RowTiles::kFirstHalf] = before + (2 * middle < split.tiles ? 0 : split.tiles);
-    }
     if (expert == 0) {
       if (lane == 0) {
         out.count[RowTiles::kTiles] = all;
         out.count[RowTiles::kSeveral] = several;
-        if (several == 0) out.count[RowTiles::kFirstHalf] = 0;
       }
       if (lane < RowTiles::kTickets) out.tickets[lane] = 0;
     }

@@ -48,20 +48,45 @@ __device__ __forceinline__ uint4 load_chunk(const std::uint16_t* row, std::int64
   return {words[0], words[1], words[2], words[3]};
 }
 
-/// A thread a chunk of the packed weights, in their order: stores are contiguous, and the eight lanes
+/// Where blocks go: `units` units, then what is no four feature blocks.
+struct Target {
+  uint4* packed;
+  std::int64_t units;
+  L2Homes homes;
+  int first_expert;
+
+  /// Of chunk `chunk` of a block.
+  __device__ __forceinline__ uint4* at(int feature_blocks, int k_blocks, int expert,
+                                       int feature_block, int k_block, int chunk) const {
+    const BlockPlace place = BlockPlace::of(fours_of(feature_blocks, homes.known()), feature_blocks,
+                                            k_blocks, first_expert + expert, feature_block);
+    constexpr auto kChunksPerBlock = static_cast<std::int64_t>(kBlockBytes / sizeof(uint4));
+    const std::int64_t number = place.first + k_block;
+    if (!place.in_unit) return packed + (2 * units + number) * kChunksPerBlock + chunk;
+    constexpr int kChunksPerPiece = L2Homes::kPieceBytes / sizeof(uint4);
+    const auto unit = static_cast<std::uint32_t>(number);
+    const bool shift =
+        homes.of_unit(unit, homes.of_pages(unit / L2Homes::kUnitsOfPage)) != place.half;
+    return packed + 2 * number * kChunksPerBlock +
+           piece_of_unit(shift, chunk / kChunksPerPiece) * kChunksPerPiece +
+           chunk % kChunksPerPiece;
+  }
+};
+
+/// A thread a chunk of the packed weights, block by block: stores are contiguous, and the eight lanes
 /// of a packed row read one run of 128 bytes.
 __global__ void __launch_bounds__(kThreads)
-    pack_blocked_kernel(Source source, std::int64_t chunks, std::int64_t feature_blocks,
-                        std::int64_t k_blocks, uint4* __restrict__ packed) {
+    pack_blocked_kernel(Source source, std::int64_t chunks, int feature_blocks, int k_blocks,
+                        Target target) {
   const std::int64_t stride = static_cast<std::int64_t>(gridDim.x) * kThreads;
   for (std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * kThreads + threadIdx.x; i < chunks;
        i += stride) {
     const int place = static_cast<int>(i % kChunksPerRow);
     const int row = static_cast<int>(i / kChunksPerRow % kBlockFeatures);
     const std::int64_t block = i / (kChunksPerRow * kBlockFeatures);
-    const std::int64_t k_block = block % k_blocks;
-    const std::int64_t feature_block = block / k_blocks % feature_blocks;
-    const std::int64_t expert = block / k_blocks / feature_blocks;
+    const int k_block = static_cast<int>(block % k_blocks);
+    const int feature_block = static_cast<int>(block / k_blocks % feature_blocks);
+    const int expert = static_cast<int>(block / k_blocks / feature_blocks);
 
     const PackedRow from = packed_row(source.up != nullptr, feature_block, row);
     const std::uint16_t* const matrix = from.of_up ? source.up : source.gate;
@@ -71,7 +96,8 @@ __global__ void __launch_bounds__(kThreads)
       chunk = load_chunk(matrix + (expert * source.rows + from.feature) * source.stride, first,
                          source.depth);
     }
-    packed[i] = chunk;
+    *target.at(feature_blocks, k_blocks, expert, feature_block, k_block,
+               row * kChunksPerRow + place) = chunk;
   }
 }
 
@@ -88,41 +114,46 @@ __global__ void __launch_bounds__(kThreads)
   packed[i] = from.feature < features ? bias[block / feature_blocks * features + from.feature] : 0;
 }
 
-void launch(const Source& source, std::int64_t experts, const BlockedShape& shape, void* packed,
-            cudaStream_t stream) {
+void launch(const Source& source, std::int64_t first_expert, std::int64_t experts,
+            const BlockedShape& shape, const PackedWeights& packed, cudaStream_t stream) {
   const auto chunks = static_cast<std::int64_t>(shape.bytes(experts) / sizeof(uint4));
   constexpr std::int64_t kMostBlocks = 1 << 16;
   const auto grid = static_cast<unsigned>(
       std::min<std::int64_t>((chunks + kThreads - 1) / kThreads, kMostBlocks));
-  pack_blocked_kernel<<<grid, kThreads, 0, stream>>>(source, chunks, shape.feature_blocks,
-                                                     shape.k_blocks, static_cast<uint4*>(packed));
+  const Target target{.packed = static_cast<uint4*>(packed.data),
+                      .units = units_of(shape, packed.experts, packed.homes.known()),
+                      .homes = packed.homes,
+                      .first_expert = static_cast<int>(first_expert)};
+  pack_blocked_kernel<<<grid, kThreads, 0, stream>>>(source, chunks,
+                                                     static_cast<int>(shape.feature_blocks),
+                                                     static_cast<int>(shape.k_blocks), target);
   MOE_CUDA_CHECK_LAUNCH("pack_blocked_kernel");
 }
 
 }  // namespace
 
 void pack_gate_up_blocked(const void* gate, const void* up, std::int64_t experts,
-                          std::int64_t hidden, std::int64_t intermediate, void* packed,
-                          cudaStream_t stream) {
+                          std::int64_t hidden, std::int64_t intermediate,
+                          const PackedWeights& packed, cudaStream_t stream) {
   launch({static_cast<const std::uint16_t*>(gate), static_cast<const std::uint16_t*>(up),
           intermediate, hidden, hidden},
-         experts, BlockedShape::gate_up(hidden, intermediate), packed, stream);
+         0, experts, BlockedShape::gate_up(hidden, intermediate), packed, stream);
 }
 
 void pack_rows_blocked(const void* weights, std::int64_t experts, std::int64_t features,
-                       std::int64_t depth, void* packed, cudaStream_t stream) {
+                       std::int64_t depth, const PackedWeights& packed, cudaStream_t stream) {
   const BlockedShape shape{blocks_of(features, kBlockFeatures), blocks_of(depth, kBlockDepth)};
-  launch({static_cast<const std::uint16_t*>(weights), nullptr, features, depth, depth}, experts,
+  launch({static_cast<const std::uint16_t*>(weights), nullptr, features, depth, depth}, 0, experts,
          shape, packed, stream);
 }
 
-void pack_part_blocked(const PartOfExpert& part, const BlockedShape& shape, void* packed,
-                       cudaStream_t stream) {
+void pack_part_blocked(const PartOfExpert& part, std::int64_t expert, const BlockedShape& shape,
+                       const PackedWeights& packed, cudaStream_t stream) {
   const auto* const rows = static_cast<const std::uint16_t*>(part.rows);
   const auto* const gate = static_cast<const std::uint16_t*>(part.gate);
   launch({gate != nullptr ? gate : rows, gate != nullptr ? rows : nullptr, part.features,
           part.depth, part.stride},
-         1, shape, packed, stream);
+         expert, 1, shape, packed, stream);
 }
 
 void pack_bias_blocked(const float* gate, const float* up, std::int64_t experts,

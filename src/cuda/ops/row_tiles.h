@@ -25,13 +25,12 @@ struct RowTiles {
   std::int32_t* ready = nullptr;         ///< units of 16 rows gathered so far, for each tile
   std::int32_t* row_to_token = nullptr;  ///< [R] inverse of dst_row: the token of each routed row
   std::int32_t* finished = nullptr;  ///< parts of the first product's output so far, for each tile
-  /// Of all tiles; of those of experts that have several, which come first; of these, in the first half, which is of
-  /// whole experts.
-  enum Count : std::uint8_t { kTiles, kSeveral, kFirstHalf, kCounts };
-  /// Two of each product and of who gathers: a counter for either half of the list.
+  /// Of all tiles; of those of experts that have several, which come first.
+  enum Count : std::uint8_t { kTiles, kSeveral, kCounts };
+  /// Of either half of a product's features, and of who gathers.
   static constexpr int kTicketsOfProduct = 2;
   static constexpr int kGatherTicket = 2 * kTicketsOfProduct;
-  static constexpr int kTickets = kGatherTicket + 2;
+  static constexpr int kTickets = kGatherTicket + 1;
 };
 
 struct RowTilesInput {

@@ -33,6 +33,13 @@ std::vector<std::int32_t> offsets_of(const std::vector<int>& counts) {
   return offsets;
 }
 
+/// Where weights lie, and in which order tiles are taken; results do not depend on it.
+struct Order {
+  bool placed = false;     // by homes that are made up
+  bool in_halves = false;  // by_partition
+  int tiles_together = 0;  // 0: the rule's
+};
+
 class CudaGroupedGemmSm90 : public CudaTest {
  protected:
   void SetUp() override {
@@ -102,7 +109,21 @@ class CudaGroupedGemmSm90 : public CudaTest {
     std::vector<std::int32_t> finished;  // of each row tile
     int announcements = 0;
   };
-  Chain chain(const ChainInputs& in, int largest_tile, bool beside) {
+  /// Some bits, as if pages had been measured. No kernel knows where they are.
+  L2Homes made_up_homes(std::uint64_t bytes) {
+    std::vector<std::uint32_t> words(l2_page_words(bytes));
+    for (std::size_t i = 0; i < words.size(); ++i) {
+      words[i] = static_cast<std::uint32_t>(random_bits(80, 0, i));
+    }
+    pages_.emplace_back(device(), words);
+    return {.mask = 0b101011, .pages = pages_.back().data()};
+  }
+  static GroupedGemmConfig ordered(GroupedGemmConfig config, const Order& order) {
+    config.by_partition = order.in_halves;
+    if (order.tiles_together > 0) config.tiles_together = order.tiles_together;
+    return config;
+  }
+  Chain chain(const ChainInputs& in, int largest_tile, bool beside, const Order& order = {}) {
     const auto experts = static_cast<std::int64_t>(in.counts.size());
     const std::int64_t rows = offsets_of(in.counts).back();
     const std::int64_t depth = in.depth;
@@ -111,17 +132,24 @@ class CudaGroupedGemmSm90 : public CudaTest {
     const BlockedShape second = BlockedShape::down(depth, inner);
     const DeviceBuffer packed_gate_up(first.bytes(experts));
     const DeviceBuffer packed_down(second.bytes(experts));
+    const auto packed = [&](const DeviceBuffer& memory) {
+      const L2Homes homes = order.placed ? made_up_homes(memory.size()) : L2Homes{};
+      return PackedWeights{memory.data(), experts, homes};
+    };
+    const PackedWeights to_gate_up = packed(packed_gate_up);
+    const PackedWeights to_down = packed(packed_down);
     pack_gate_up_blocked(in.gate_up.data(), in.gate_up.data() + experts * inner * depth, experts,
-                         depth, inner, packed_gate_up.data(), stream());
-    pack_rows_blocked(in.down.data(), experts, depth, inner, packed_down.data(), stream());
+                         depth, inner, to_gate_up, stream());
+    pack_rows_blocked(in.down.data(), experts, depth, inner, to_down, stream());
     const auto gemm = [&](GemmEpilogue epilogue, const BlockedShape& shape, std::int64_t columns) {
       const GroupedGemmSpec spec{.epilogue = epilogue,
                                  .experts = experts,
                                  .feature_blocks = shape.feature_blocks,
                                  .k_blocks = shape.k_blocks,
                                  .out_columns = columns};
-      return GroupedGemmSm90(spec, choose_grouped_gemm(spec, rows, largest_tile, device().facts()),
-                             device().facts());
+      const GroupedGemmConfig config =
+          choose_grouped_gemm(spec, rows, largest_tile, device().facts());
+      return GroupedGemmSm90(spec, ordered(config, order), device().facts());
     };
     GroupedGemmSm90 one = gemm(GemmEpilogue::kSwiGLU, first, inner);
     GroupedGemmSm90 two = gemm(GemmEpilogue::kStore, second, depth);
@@ -129,7 +157,8 @@ class CudaGroupedGemmSm90 : public CudaTest {
     const DeviceArray<BFloat16> out(device(), rows * depth);
     const List list(device(), in.counts, largest_tile);
     one.run({.rows = in.x.data(),
-             .packed_weights = packed_gate_up.data(),
+             .packed_weights = to_gate_up.data,
+             .weight_homes = to_gate_up.homes,
              .out = act.data(),
              .capacity = rows,
              .row_tiles = list.views(),
@@ -137,7 +166,8 @@ class CudaGroupedGemmSm90 : public CudaTest {
              .announces = beside},
             stream());
     two.run({.rows = act.data(),
-             .packed_weights = packed_down.data(),
+             .packed_weights = to_down.data,
+             .weight_homes = to_down.homes,
              .out = out.data(),
              .capacity = rows,
              .row_tiles = list.views(),
@@ -249,6 +279,8 @@ class CudaGroupedGemmSm90 : public CudaTest {
     return cut;
   }
 
+  std::vector<DeviceArray<std::uint32_t>> pages_;
+
   static bool cooperates(std::int64_t depth) {
     return blocks_of(depth, kBlockDepth) >= kFewestCooperativeSteps;
   }
@@ -296,33 +328,41 @@ class CudaGroupedGemmSm90 : public CudaTest {
     config.gathers = gathers;
     const DeviceArray<BFloat16> given_x(device(), in.x);
     const BlockedShape blocked{spec.feature_blocks, spec.k_blocks};
-    const DeviceBuffer packed(blocked.bytes(experts));
+    const DeviceBuffer plain(blocked.bytes(experts));
+    const DeviceBuffer placed(blocked.bytes(experts));
+    const PackedWeights packed[2] = {{plain.data(), experts, {}},
+                                     {placed.data(), experts, made_up_homes(placed.size())}};
     const DeviceArray<float> packed_bias(device(), experts * spec.feature_blocks * kBlockFeatures);
     if (gated) {
       const DeviceArray<BFloat16> gate(device(), half_of(in.w, experts, 0));
       const DeviceArray<BFloat16> up(device(), half_of(in.w, experts, 1));
       const DeviceArray<float> gate_bias(device(), half_of(in.biases, experts, 0));
       const DeviceArray<float> up_bias(device(), half_of(in.biases, experts, 1));
-      pack_gate_up_blocked(gate.data(), up.data(), experts, depth, columns, packed.data(),
-                           stream());
+      for (const PackedWeights& to : packed) {
+        pack_gate_up_blocked(gate.data(), up.data(), experts, depth, columns, to, stream());
+      }
       pack_bias_blocked(gate_bias.data(), up_bias.data(), experts, columns, spec.feature_blocks,
                         packed_bias.data(), stream());
       device().synchronise();
     } else {
       const DeviceArray<BFloat16> weights(device(), in.w);
       const DeviceArray<float> biases(device(), in.biases);
-      pack_rows_blocked(weights.data(), experts, columns, depth, packed.data(), stream());
+      for (const PackedWeights& to : packed) {
+        pack_rows_blocked(weights.data(), experts, columns, depth, to, stream());
+      }
       pack_bias_blocked(nullptr, biases.data(), experts, columns, spec.feature_blocks,
                         packed_bias.data(), stream());
       device().synchronise();
     }
     EXPECT_TRUE(packed_bias.intact());
-    GroupedGemmSm90 gemm(spec, config, device().facts());
-    const auto product = [&](const List& list, BFloat16* by_expert, const void* gather_from) {
+    const auto product = [&](const Order& order, const List& list, BFloat16* by_expert,
+                             const void* gather_from) {
       const DeviceArray<BFloat16> out(device(), rows * columns);
+      GroupedGemmSm90 gemm(spec, ordered(config, order), device().facts());
       gemm.run({.rows = by_expert,
                 .gather_from = gather_from,
-                .packed_weights = packed.data(),
+                .packed_weights = packed[order.placed ? 1 : 0].data,
+                .weight_homes = packed[order.placed ? 1 : 0].homes,
                 .packed_bias = kind.bias ? packed_bias.data() : nullptr,
                 .out = out.data(),
                 .capacity = rows,
@@ -333,8 +373,15 @@ class CudaGroupedGemmSm90 : public CudaTest {
       EXPECT_TRUE(out.intact());
       return values;
     };
-    const std::vector<BFloat16> got =
-        product(List(device(), in.counts, config.largest_tile), given_x.data(), nullptr);
+    const auto list_tiles = [&] { return List(device(), in.counts, config.largest_tile); };
+    const std::vector<BFloat16> got = product({}, list_tiles(), given_x.data(), nullptr);
+    const Order in_halves{.placed = true, .in_halves = true, .tiles_together = 2};
+    for (const Order& order : {in_halves, Order{.placed = true, .tiles_together = 1},
+                               Order{.in_halves = true, .tiles_together = 3}}) {
+      ASSERT_TRUE(product(order, list_tiles(), given_x.data(), nullptr) == got)
+          << "placed " << order.placed << " in halves " << order.in_halves << ' '
+          << order.tiles_together << " tiles together";
+    }
     if (gathers && rows > 0) {
       // The same rows in another order, and where they go: the kernel gathers them itself.
       std::vector<std::int32_t> to(static_cast<std::size_t>(rows));
@@ -348,12 +395,14 @@ class CudaGroupedGemmSm90 : public CudaTest {
                     by_token.begin() + static_cast<std::int64_t>(token) * depth);
       }
       const DeviceArray<BFloat16> source(device(), by_token);
-      const DeviceArray<BFloat16> by_expert(device(), rows * depth);
-      const List list(device(), in.counts, config.largest_tile, to);
-      ASSERT_TRUE(product(list, by_expert.data(), source.data()) == got) << "gathered";
-      EXPECT_TRUE(by_expert.intact());
-      if (!config.cooperative()) {
-        ASSERT_TRUE(by_expert.download() == in.x) << "rows gathered";
+      for (const Order& order : {Order{}, in_halves}) {
+        const DeviceArray<BFloat16> by_expert(device(), rows * depth);
+        const List list(device(), in.counts, config.largest_tile, to);
+        ASSERT_TRUE(product(order, list, by_expert.data(), source.data()) == got) << "gathered";
+        EXPECT_TRUE(by_expert.intact());
+        if (!config.cooperative()) {
+          ASSERT_TRUE(by_expert.download() == in.x) << "rows gathered";
+        }
       }
     }
 
@@ -503,6 +552,40 @@ TEST_F(CudaGroupedGemmSm90, ProductsBesideEachOtherGiveTheBitsOfProductsInTurn) 
         ASSERT_TRUE(beside.out == in_turn.out);
       }
     }
+  }
+}
+
+// Items that are longer than the draw of a ticket, several rounds of them, and weights of many pages: experts of many
+// tiles, of some, of one, light ones.
+TEST_F(CudaGroupedGemmSm90, OrdersAndPlacesOfWeightsDoNotChangeABit) {
+  const ChainInputs inputs =
+      chain_inputs({2500, 0, 1000, 700, 5, 385, 90, 1500, 30, 192, 1, 1100}, 1280, 704);
+  for (const int largest_tile : {kGatheringTile, kDeepTile, kCooperativeTile}) {
+    const Chain plain = chain(inputs, largest_tile, false, {.tiles_together = 1});
+    for (const Order& order : {Order{.placed = true, .in_halves = true, .tiles_together = 2},
+                               Order{.placed = true, .in_halves = true, .tiles_together = 64},
+                               Order{.placed = true, .tiles_together = 3},
+                               Order{.in_halves = true, .tiles_together = 1}}) {
+      for (const bool beside : {false, true}) {
+        SCOPED_TRACE(testing::Message() << "tiles of " << largest_tile << " placed " << order.placed
+                                        << " in halves " << order.in_halves << ' '
+                                        << order.tiles_together << " together beside " << beside);
+        const Chain got = chain(inputs, largest_tile, beside, order);
+        ASSERT_TRUE(got.out == plain.out);
+        for (const int finished : got.finished) {
+          ASSERT_EQ(finished, beside ? got.announcements : 0);
+        }
+      }
+    }
+  }
+}
+
+// A reduction of more pages of units than are looked up at once.
+TEST_F(CudaGroupedGemmSm90, ReductionsOfManyPages) {
+  const std::int64_t depth = 33 * L2Homes::kUnitsOfPage * kBlockDepth;
+  const Inputs in = inputs_of({3}, 512, depth);
+  for (const int largest_tile : {kGatheringTile, kCooperativeTile}) {
+    check(Kind{GemmEpilogue::kStore}, in, largest_tile, false);
   }
 }
 

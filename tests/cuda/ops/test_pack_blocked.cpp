@@ -32,7 +32,7 @@ TEST_F(CudaPackBlocked, PacksWeightsInSwizzledBlocks) {
     const DeviceArray<BFloat16> packed(device(),
                                        static_cast<std::int64_t>(shape.bytes(experts)) / 2);
     pack_gate_up_blocked(given_gate.data(), given_up.data(), experts, hidden, intermediate,
-                         packed.data(), stream());
+                         {.data = packed.data(), .experts = experts}, stream());
     const std::vector<BFloat16> got = packed.download();
     EXPECT_TRUE(packed.intact());
     std::size_t at = 0;
@@ -83,16 +83,17 @@ TEST_F(CudaPackBlocked, PacksAPartOfAnExpert) {
     const BlockedShape shape{tight.feature_blocks + 1, tight.k_blocks + 1};
     const DeviceArray<BFloat16> packed(device(), static_cast<std::int64_t>(shape.bytes(1)) / 2);
     const DeviceArray<BFloat16> alone(device(), static_cast<std::int64_t>(tight.bytes(1)) / 2);
+    const PackedWeights to_alone{.data = alone.data(), .experts = 1};
     pack_part_blocked({.gate = pairs ? given_gate.data() : nullptr,
                        .rows = given.data(),
                        .features = kFeatures,
                        .depth = kDepth,
                        .stride = kStride},
-                      shape, packed.data(), stream());
+                      0, shape, {.data = packed.data(), .experts = 1}, stream());
     if (pairs) {
-      pack_gate_up_blocked(gate.data(), rows.data(), 1, kDepth, kFeatures, alone.data(), stream());
+      pack_gate_up_blocked(gate.data(), rows.data(), 1, kDepth, kFeatures, to_alone, stream());
     } else {
-      pack_rows_blocked(rows.data(), 1, kFeatures, kDepth, alone.data(), stream());
+      pack_rows_blocked(rows.data(), 1, kFeatures, kDepth, to_alone, stream());
     }
     const std::vector<BFloat16> got = packed.download();
     const std::vector<BFloat16> want = alone.download();
@@ -106,6 +107,78 @@ TEST_F(CudaPackBlocked, PacksAPartOfAnExpert) {
                                  want.begin() + (block * tight.k_blocks + k) * kElements));
         } else {
           ASSERT_TRUE(std::all_of(at, at + kElements, [](BFloat16 v) { return to_float(v) == 0; }));
+        }
+      }
+    }
+  }
+}
+
+// Blocks of 2 MiB pages of which the first and the third have their bit set: in each unit one block of even pairs of
+// feature blocks and one of odd pairs, and those of no four blocks behind all units. The same by whole matrices and, expert
+// by expert, by parts.
+TEST_F(CudaPackBlocked, LaysBlocksWhereTheirHalfOfL2Is) {
+  constexpr std::int64_t kExperts = 3;
+  constexpr int kFeatureBlocks = 6;
+  constexpr int kDepthBlocks = 23;
+  constexpr std::int64_t kFeatures = kFeatureBlocks * kBlockFeatures;
+  constexpr std::int64_t kDepth = kDepthBlocks * kBlockDepth;
+  constexpr std::int64_t kElements = kBlockBytes / 2;
+  constexpr std::int64_t kPiece = L2Homes::kPieceBytes / 2;
+  const BlockedShape shape{kFeatureBlocks, kDepthBlocks};
+  const std::vector<BFloat16> given = normal(kExperts * kFeatures * kDepth, 6);
+  const DeviceArray<BFloat16> weights(device(), given);
+  const auto count = static_cast<std::int64_t>(shape.bytes(kExperts)) / 2;
+  const DeviceArray<BFloat16> plain(device(), count);
+  const DeviceArray<BFloat16> placed(device(), count);
+  const DeviceArray<BFloat16> by_parts(device(), count);
+  std::vector<std::uint32_t> words(l2_page_words(shape.bytes(kExperts)), 0);
+  ASSERT_EQ(words.size(), 2U);
+  words[0] = 0b101;
+  const DeviceArray<std::uint32_t> pages(device(), words);
+  const L2Homes homes{.mask = 0b10101, .pages = pages.data()};
+  pack_rows_blocked(weights.data(), kExperts, kFeatures, kDepth, {plain.data(), kExperts, {}},
+                    stream());
+  pack_rows_blocked(weights.data(), kExperts, kFeatures, kDepth, {placed.data(), kExperts, homes},
+                    stream());
+  for (std::int64_t expert = 0; expert < kExperts; ++expert) {
+    pack_part_blocked({.rows = weights.data() + expert * kFeatures * kDepth,
+                       .features = kFeatures,
+                       .depth = kDepth,
+                       .stride = kDepth},
+                      expert, shape, {by_parts.data(), kExperts, homes}, stream());
+  }
+  const std::vector<BFloat16> blocks = plain.download();
+  const std::vector<BFloat16> got = placed.download();
+  EXPECT_TRUE(placed.intact());
+  EXPECT_TRUE(by_parts.download() == got);
+  const std::int64_t units = units_of(shape, kExperts, true);
+  ASSERT_EQ(units, kExperts * 2 * kDepthBlocks);
+  for (std::int64_t expert = 0; expert < kExperts; ++expert) {
+    for (int block = 0; block < kFeatureBlocks; ++block) {
+      for (int k = 0; k < kDepthBlocks; ++k) {
+        for (std::int64_t piece = 0; piece < 4; ++piece) {
+          std::int64_t at = 0;  // of the piece
+          if (block < 4) {
+            const std::int64_t unit = (expert * 2 + block % 2) * kDepthBlocks + k;
+            int home = unit / 64 % 2 == 0 ? 1 : 0;  // of the unit's first piece
+            for (const int bit : {0, 2, 4}) home ^= static_cast<int>(unit >> bit & 1);
+            // Pieces of either half in ascending order.
+            std::vector<std::int64_t> mine;
+            for (std::int64_t i = 0; i < 8; ++i) {
+              const auto of_piece = static_cast<int>((i ^ i >> 1) & 1);
+              if ((home ^ of_piece) == block / 2) mine.push_back(i);
+            }
+            ASSERT_EQ(mine.size(), 4U);
+            at = unit * 8 + mine[static_cast<std::size_t>(piece)];
+          } else {
+            at = units * 8 + ((expert * 2 + block - 4) * kDepthBlocks + k) * 4 + piece;
+          }
+          const auto want = blocks.begin() +
+                            ((expert * kFeatureBlocks + block) * kDepthBlocks + k) * kElements +
+                            piece * kPiece;
+          ASSERT_TRUE(std::equal(want, want + kPiece, got.begin() + at * kPiece))
+              << "expert " << expert << " feature block " << block << " k block " << k << " piece "
+              << piece;
         }
       }
     }

@@ -185,12 +185,9 @@ TEST(ChooseGroupedGemm, FitsTheDeviceAndTheShape) {
   // Few pairs: weights come from L2 again when the next tile has them.
   EXPECT_EQ(choose(8, 24, 192, 8 * 4096).tiles_together, 1);
   EXPECT_EQ(choose(1, 1).tiles_together, 1);
-  EXPECT_FALSE(mixtral.by_partition) << "8 experts";
-  const GroupedGemmSpec many{
-      .experts = 32, .feature_blocks = 16, .k_blocks = 16, .out_columns = 64};
-  EXPECT_TRUE(choose_grouped_gemm(many, 32768, kGatheringTile, facts).by_partition);
-  EXPECT_FALSE(choose_grouped_gemm(many, 8192, kGatheringTile, facts).by_partition) << "512 items";
-  EXPECT_FALSE(choose_grouped_gemm(many, 32768, kCooperativeTile, facts).by_partition);
+  EXPECT_TRUE(mixtral.by_partition);
+  EXPECT_FALSE(choose(16, 16).by_partition) << "L2 holds 32 MiB of weights";
+  EXPECT_TRUE(choose(16, 32, kCooperativeTile).by_partition);
   EXPECT_TRUE(choose(16, 32, kGatheringTile, 8 * 128).weights_read_once);
   EXPECT_FALSE(choose(16, 32, kGatheringTile, 8 * 256).weights_read_once);
   EXPECT_TRUE(choose(16, 32, kCooperativeTile, 8 * 256).weights_read_once);

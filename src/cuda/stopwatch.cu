@@ -35,7 +35,6 @@ __global__ void __launch_bounds__(kReadThreads)
 
 __global__ void empty_kernel() {}
 
-/// Long enough for the host to queue a graph behind it.
 constexpr unsigned long long kHoldNanoseconds = 100'000;
 
 __global__ void hold_kernel() {
@@ -59,6 +58,11 @@ void read_memory(const void* data, std::size_t bytes, unsigned* sink, cudaStream
   const auto blocks = static_cast<unsigned>((count + kReadBlock - 1) / kReadBlock);
   read_kernel<<<blocks, kReadThreads, 0, stream>>>(static_cast<const uint4*>(data), count, sink);
   MOE_CUDA_CHECK_LAUNCH("read_kernel");
+}
+
+void hold(cudaStream_t stream) {
+  hold_kernel<<<1, 1, 0, stream>>>();
+  MOE_CUDA_CHECK_LAUNCH("hold_kernel");
 }
 
 Stopwatch::Stopwatch(CudaDevice& device)
@@ -86,8 +90,7 @@ double Stopwatch::milliseconds(const std::function<void()>& work, const Timing& 
   const cudaStream_t stream = device_.stream();
   if (timing.cache != Cache::kHot) flush(timing.cache == Cache::kCold);
   if (timing.launch == Launch::kGraph) {
-    hold_kernel<<<1, 1, 0, stream>>>();
-    MOE_CUDA_CHECK_LAUNCH("hold_kernel");
+    hold(stream);
   } else {
     device_.synchronise();
   }

@@ -15,6 +15,10 @@ void launch_empty(cudaStream_t stream);
 /// practically never written.
 void read_memory(const void* data, std::size_t bytes, unsigned* sink, cudaStream_t stream);
 
+/// Keeps the stream busy for 100 us, long enough for the host to queue a graph behind it: an event between them is
+/// then recorded when the graph's first kernel can begin.
+void hold(cudaStream_t stream);
+
 class Stopwatch {
  public:
   explicit Stopwatch(CudaDevice& device);

@@ -188,6 +188,7 @@ class DenseProblem {
              .k_blocks = blocks_of(shape.depth, kBlockDepth),
              .out_columns = shape.features};
     chosen_ = choose_grouped_gemm(spec_, shape.tokens, kGatheringTile, facts);
+    chosen_.by_partition = false;  // of weights in a row, as the library's are
     packed_ = DeviceBuffer(BlockedShape{spec_.feature_blocks, spec_.k_blocks}.bytes(1));
     pack_rows_blocked(w_.data(), 1, shape.features, shape.depth,
                       {.data = packed_.data(), .experts = 1}, stream_.get());

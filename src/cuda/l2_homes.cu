@@ -18,15 +18,13 @@ namespace {
 constexpr std::uint64_t kPairBytes = 2 * L2Homes::kPieceBytes;
 constexpr int kPairsOfPage = L2Homes::kPageBytes / kPairBytes;
 constexpr int kRepetitions = 6;
-/// Fewest cycles, of two additions, between near and far; on H200 they are about 200.
+/// Fewest cycles between near and far; on H200 they are more than a hundred.
 constexpr int kLeastDifference = 64;
-/// Pairs that are measured in each page, which vote.
-constexpr int kPairsAsked = 4;
-/// One in so many pages may be unclear. A page whose bit is wrong costs time, nothing else.
+/// One in so many pages may be unclear.
 constexpr std::size_t kMostUnclear = 20;
 
-/// The least cycles that two additions in L2 take, one after the other, which are made where the memory is. `none`: 0,
-/// which the compiler does not know.
+/// The least cycles until an addition in L2 has come back, which is made where the memory is. `none`: 0, which the
+/// compiler does not know.
 __device__ __forceinline__ int least_latency(std::uint32_t* at, std::uint32_t none) {
   int least = INT32_MAX;
   for (int repetition = 0; repetition < kRepetitions; ++repetition) {
@@ -127,6 +125,26 @@ std::uint32_t find_l2_hash(const int* differences) {
   return (mask & kOfUnit) == 3 * L2Homes::kPieceBytes ? mask : 0;
 }
 
+std::vector<std::uint32_t> find_l2_pages(const std::vector<int>& differences, std::uint64_t bytes,
+                                         std::uint32_t hash) {
+  std::vector<std::uint32_t> words(l2_page_words(bytes), 0);
+  const std::size_t count = differences.size() / kPairsAsked;
+  std::size_t unclear = 0;
+  for (std::size_t page = 0; page < count; ++page) {
+    const std::uint64_t page_bytes =
+        std::min<std::uint64_t>(L2Homes::kPageBytes, bytes - page * L2Homes::kPageBytes);
+    int votes = 0;
+    for (std::uint64_t asked = 0; asked < kPairsAsked; ++asked) {
+      const std::optional<bool> home = in_second(differences[page * kPairsAsked + asked]);
+      const auto offset = static_cast<std::uint32_t>(asked_pair(asked, page_bytes));
+      if (home) votes += *home != parity(offset & hash) ? 1 : -1;
+    }
+    if (std::abs(votes) <= kPairsAsked / 2) ++unclear;
+    if (votes > 0) words[page / 32] |= 1U << page % 32;
+  }
+  return unclear * kMostUnclear > count ? std::vector<std::uint32_t>() : words;
+}
+
 L2Homes find_l2_homes(const DeviceFacts& facts, void* memory, std::uint64_t bytes,
                       std::uint32_t* pages, cudaStream_t stream) {
   if (bytes < L2Homes::kUnitBytes || !l2_partitions(facts).known ||
@@ -135,24 +153,9 @@ L2Homes find_l2_homes(const DeviceFacts& facts, void* memory, std::uint64_t byte
   }
   const std::uint32_t hash = l2_hash(facts);
   if (hash == 0) return {};
-  const std::vector<int> differences = measure(facts, memory, bytes, kPairsAsked, stream);
-  std::vector<std::uint32_t> words(l2_page_words(bytes), 0);
-  const std::size_t count = differences.size() / kPairsAsked;
-  std::size_t unclear = 0;
-  for (std::size_t page = 0; page < count; ++page) {
-    const std::uint64_t pairs =
-        std::min<std::uint64_t>(L2Homes::kPageBytes, bytes - page * L2Homes::kPageBytes) /
-        kPairBytes;
-    int votes = 0;
-    for (std::uint64_t asked = 0; asked < kPairsAsked; ++asked) {
-      const std::optional<bool> home = in_second(differences[page * kPairsAsked + asked]);
-      const std::uint64_t offset = asked * pairs / kPairsAsked * kPairBytes;
-      if (home) votes += *home != parity(static_cast<std::uint32_t>(offset) & hash) ? 1 : -1;
-    }
-    if (std::abs(votes) <= kPairsAsked / 2) ++unclear;
-    if (votes > 0) words[page / 32] |= 1U << page % 32;
-  }
-  if (unclear * kMostUnclear > count) return {};
+  const std::vector<std::uint32_t> words =
+      find_l2_pages(measure(facts, memory, bytes, kPairsAsked, stream), bytes, hash);
+  if (words.empty()) return {};
   MOE_CUDA_CHECK(cudaMemcpyAsync(pages, words.data(), words.size() * sizeof(std::uint32_t),
                                  cudaMemcpyHostToDevice, stream));
   MOE_CUDA_CHECK(cudaStreamSynchronize(stream));

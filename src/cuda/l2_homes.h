@@ -11,6 +11,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <vector>
 
 #include "cuda/backend.h"
 
@@ -43,11 +44,12 @@ struct L2Homes {
   bool operator==(const L2Homes&) const = default;
 };
 
-/// Words of a table of pages for so many bytes: one more than is read at a time.
+/// Words of a table of pages for so many bytes: two more than hold bits, for two are read at a time, also of the page
+/// behind the last one.
 constexpr std::size_t l2_page_words(std::uint64_t bytes) {
   return static_cast<std::size_t>((bytes + 32 * L2Homes::kPageBytes - 1) /
                                   (32 * L2Homes::kPageBytes)) +
-         1;
+         2;
 }
 
 /// `differences` [256]: by how many cycles the second piece of each pair of a page is farther from the first partition
@@ -55,9 +57,22 @@ constexpr std::size_t l2_page_words(std::uint64_t bytes) {
 /// where pieces do not lie as L2Homes says.
 [[nodiscard]] std::uint32_t find_l2_hash(const int* differences);
 
+/// Pairs of pieces that are measured in each page.
+inline constexpr int kPairsAsked = 4;
+/// Offset of number `asked` of them in a page of which `bytes`, at least a unit, are there.
+constexpr std::uint64_t asked_pair(std::uint64_t asked, std::uint64_t bytes) {
+  constexpr std::uint64_t kPairBytes = 2 * L2Homes::kPieceBytes;
+  return asked * (bytes / kPairBytes) / kPairsAsked * kPairBytes;
+}
+/// `differences` [kPairsAsked of each page of `bytes`], as above: the pages' bits, by vote, in l2_page_words() words.
+/// Empty where more than one page in twenty is not clear. A wrong bit costs time, nothing else.
+[[nodiscard]] std::vector<std::uint32_t> find_l2_pages(const std::vector<int>& differences,
+                                                       std::uint64_t bytes, std::uint32_t hash);
+
 /// Measures where `memory` of `bytes`, which nobody uses meanwhile and whose content stays, is, and fills `pages`
 /// [l2_page_words(bytes)], device memory as well. Not known where the device's partitions are not, where memory does
-/// not begin on a page, and where any page is not clear: others may keep the device busy. Synchronises `stream`.
+/// not begin on a page, and where too many pages are not clear: others may keep the device busy. Synchronises
+/// `stream`.
 [[nodiscard]] L2Homes find_l2_homes(const DeviceFacts& facts, void* memory, std::uint64_t bytes,
                                     std::uint32_t* pages, cudaStream_t stream);
 

@@ -1,6 +1,7 @@
 // Which partition of L2 memory is behind: from latencies, and on the device.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <bit>
 #include <cstdint>
 #include <vector>
@@ -47,6 +48,41 @@ TEST(L2Homes, HashIsNotKnownWherePiecesLieOtherwise) {
   }
 }
 
+/// Of pages whose bits are those of `bits`: the second piece is farther from the first partition, a difference above 0,
+/// where the first one is behind it.
+std::vector<int> differences_of_pages(std::uint64_t bits, std::uint64_t bytes, std::uint32_t hash) {
+  std::vector<int> all;
+  for (std::uint64_t page = 0; page * L2Homes::kPageBytes < bytes; ++page) {
+    for (std::uint64_t asked = 0; asked < kPairsAsked; ++asked) {
+      const auto offset = static_cast<std::uint32_t>(
+          asked_pair(asked, std::min(L2Homes::kPageBytes, bytes - page * L2Homes::kPageBytes)));
+      const bool second = ((bits >> page & 1) != 0) != (std::popcount(offset & hash) % 2 != 0);
+      all.push_back(second ? -150 : 150);
+    }
+  }
+  return all;
+}
+
+TEST(L2Homes, PagesVote) {
+  constexpr std::uint32_t kHash = 0xab000;
+  constexpr std::uint64_t kBits = 0b1'1010'0110'0000'0000'1111'0000'1100'1010'0101;
+  constexpr std::uint64_t kBytes = 36 * L2Homes::kPageBytes + 3 * L2Homes::kUnitBytes;
+  const std::vector<std::uint32_t> want = {static_cast<std::uint32_t>(kBits),
+                                           static_cast<std::uint32_t>(kBits >> 32), 0, 0};
+  std::vector<int> measured = differences_of_pages(kBits, kBytes, kHash);
+  ASSERT_EQ(measured.size(), 37U * kPairsAsked);
+  EXPECT_EQ(find_l2_pages(measured, kBytes, kHash), want);
+  measured[5 * kPairsAsked + 2] *= -1;  // one of four
+  measured[6 * kPairsAsked] = 10;
+  EXPECT_EQ(find_l2_pages(measured, kBytes, kHash), want);
+  for (const int page : {5, 9}) {  // two of 37 pages are more than one in twenty
+    for (int asked = 0; asked < kPairsAsked; ++asked) {
+      measured[static_cast<std::size_t>(page * kPairsAsked + asked)] = 20;
+    }
+  }
+  EXPECT_TRUE(find_l2_pages(measured, kBytes, kHash).empty());
+}
+
 class CudaL2Homes : public CudaTest {};
 
 TEST_F(CudaL2Homes, AreMeasuredPageByPage) {
@@ -61,7 +97,7 @@ TEST_F(CudaL2Homes, AreMeasuredPageByPage) {
   const DeviceBuffer memory(kBytes);
   device().copy_from_host(memory.data(), content.data(), kBytes);
   const std::size_t words = l2_page_words(kBytes);
-  ASSERT_EQ(words, 4U);
+  ASSERT_EQ(words, 5U);
   std::vector<std::uint32_t> found[2];
   for (std::vector<std::uint32_t>& pages : found) {
     const DeviceArray<std::uint32_t> table(device(), static_cast<std::int64_t>(words));

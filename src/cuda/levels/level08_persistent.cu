@@ -345,7 +345,8 @@ Products& Persistent::products_of(const PersistentPlan& plan) {
 
 void Persistent::choose(const ExecutionOptions& execution) {
   const Shape& shape = problem_.shape;
-  const PersistentChoiceCache cache(execution.tune_cache, device_->facts(), problem_);
+  const PersistentChoiceCache cache(execution.tune_cache, device_->facts(), problem_,
+                                    packed_.placed());
   PersistentChoiceCache::Found found;
   if (execution.tuning == Tuning::kMissing) found = cache.load();
   buckets_ = token_buckets(shape.tokens);
@@ -527,13 +528,15 @@ std::string Persistent::plan() const {
   std::string text = fmt::format("packed weights {:.1f} % larger than given; {}",
                                  (stored / given - 1) * 100, origin_);
   if (const std::string placed = packed_.placed(); !placed.empty()) {
-    text += fmt::format("; near the partition of L2 that reads them: {}", placed);
+    text += fmt::format("; laid by partition of L2: {}", placed);
   }
   const bool divides = std::any_of(choices_.begin(), choices_.end(), [](const auto& choice) {
     return choice.plan.gate_up.by_partition || choice.plan.down.by_partition;
   });
-  if (divides && !l2_partitions(device_->facts()).known) {
-    text += "; partitions of L2 are not known, so nothing is divided between them";
+  if (!l2_partitions(device_->facts()).known) {
+    if (divides) text += "; partitions of L2 are not known, so nothing is divided between them";
+  } else if (packed_.unplaced()) {
+    text += "; which partition of L2 weights are behind is not known, so not all are laid by it";
   }
   for (const TunedChoice& choice : tuned()) {
     text += fmt::format(

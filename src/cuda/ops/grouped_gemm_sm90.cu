@@ -128,12 +128,12 @@ struct GroupedGemmSm90::State {
     const std::int64_t rest = spec.experts * shape.feature_blocks * shape.k_blocks - 2 * units;
     constexpr std::uint64_t kPiece = L2Homes::kPieceBytes;
     const auto* const bytes = static_cast<const std::byte*>(weights_now);
-    for (int shift = 0; shift < WeightMaps::kRest; ++shift) {
+    for (int shift = 0; units > 0 && shift < WeightMaps::kRest; ++shift) {
       const auto at = [&](int piece) {
         return static_cast<std::uint64_t>(piece_of_unit(shift != 0, piece)) * kPiece;
       };
       weight_maps.of[shift] = make_piece_map({.data = bytes + at(0),
-                                              .blocks = std::max<std::int64_t>(units, 1),
+                                              .blocks = units,
                                               .stride = L2Homes::kUnitBytes,
                                               .pair_stride = at(2) - at(0),
                                               .piece_stride = at(1) - at(0)});

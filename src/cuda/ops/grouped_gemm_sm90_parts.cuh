@@ -134,12 +134,12 @@ struct GemmArguments {
   ActivationStep activation;
 };
 
-/// Where a block of weights begins, and whether they are better asked for early.
+/// Where a block of weights begins, and whether its k blocks are asked for ahead.
 struct WorkWeights {
-  int packed;  // in a unit | half << 1 | light << 2 | number of the unit or block << 3
+  int packed;  // in a unit | half << 1 | ahead << 2 | number of the unit or block << 3
 
-  static __device__ __forceinline__ WorkWeights of(const BlockPlace& place, bool light) {
-    return {(place.in_unit ? 1 : 0) | place.half << 1 | (light ? 1 << 2 : 0) | place.first << 3};
+  static __device__ __forceinline__ WorkWeights of(const BlockPlace& place, bool ahead) {
+    return {(place.in_unit ? 1 : 0) | place.half << 1 | (ahead ? 1 << 2 : 0) | place.first << 3};
   }
   /// So many units or blocks behind.
   [[nodiscard]] __device__ __forceinline__ WorkWeights behind(int count) const {
@@ -147,7 +147,7 @@ struct WorkWeights {
   }
   [[nodiscard]] __device__ __forceinline__ bool in_unit() const { return (packed & 1) != 0; }
   [[nodiscard]] __device__ __forceinline__ int half() const { return packed >> 1 & 1; }
-  [[nodiscard]] __device__ __forceinline__ bool light() const { return (packed >> 2 & 1) != 0; }
+  [[nodiscard]] __device__ __forceinline__ bool ahead() const { return (packed >> 2 & 1) != 0; }
   [[nodiscard]] __device__ __forceinline__ int first() const { return packed >> 3; }
 };
 

@@ -49,7 +49,7 @@ struct FeaturePart {
 // --- scheduler -----------------------------------------------------------------------------------
 /// Rows x k blocks, of 4 cycles each, in which a ticket is drawn and what it means has come to the loaders.
 inline constexpr int kStepsOfDraw = 1800;
-/// Rounds of items, one a cluster, at the end of a part of the list, in which tickets are not drawn in advance.
+/// Rounds of items, one a cluster, at the end of a part, in which tickets are not drawn in advance.
 inline constexpr int kLastRounds = 3;
 
 /// One thread of the cluster: draws tickets and writes what they mean into both blocks' queues. Either
@@ -121,10 +121,10 @@ __device__ __forceinline__ void schedule(const Shared<Config>& shared, const Gem
     }
     const bool once = p.weights_read_once && tile.tiles == 1;
     // Its weights come from memory, those of tiles that take longer from L2.
-    const bool light = several > 0 && tile.tiles == 1 && tile.rows <= Config::kLargestTile / 2;
+    const bool ahead = several > 0 && tile.tiles == 1 && tile.rows <= Config::kLargestTile / 2;
     const auto weights_of = [&](int feature_block) {
       return WorkWeights::of(
-          BlockPlace::of(p.fours, p.feature_blocks, p.k_blocks, tile.expert, feature_block), light);
+          BlockPlace::of(p.fours, p.feature_blocks, p.k_blocks, tile.expert, feature_block), ahead);
     };
     const WorkWeights weights = weights_of(feature);
     const WorkWeights of_second = weights.behind(p.k_blocks);
@@ -361,7 +361,7 @@ __device__ __forceinline__ void load(const Shared<Config>& shared, const TokenMa
       return;
     }
     WeightReader weights(all_weights, p, work.weights);
-    const bool ahead = work.weights.light();
+    const bool ahead = work.weights.ahead();
     const std::uint64_t policy = l2_policy(work.read_once());
     const bool half = work.shared();
     const int my_rows = half ? rows / 2 : rows;  // of a box

@@ -17,11 +17,12 @@ constexpr const char* kFormat = "moe-tune-persistent";
 /// Of what is timed and how; the kernels are part of the key.
 constexpr int kRevision = 3;
 
-json key_of(const DeviceFacts& facts, const Problem& problem) {
+json key_of(const DeviceFacts& facts, const Problem& problem, const std::string& placed) {
   const DeviceIdentity identity = identity_of(facts);
   return {{"device", identity.device},
           {"version", identity.version},
-          {"problem", key_without_tokens(problem)}};
+          {"problem", key_without_tokens(problem)},
+          {"placed", placed}};
 }
 
 json to_json(const GroupedGemmConfig& config) {
@@ -83,16 +84,17 @@ bool usable(const PersistentChoice& choice, const Problem& problem, const Device
 }  // namespace
 
 PersistentChoiceCache::PersistentChoiceCache(const std::string& folder, const DeviceFacts& facts,
-                                             const Problem& problem)
+                                             const Problem& problem, std::string placed)
     : facts_(facts),
       problem_(problem),
+      placed_(std::move(placed)),
       document_(folder,
                 fmt::format("persistent-{}-{:016x}.json", file_stem(problem),
                             hash_of(identity_of(facts).device)),
                 kFormat, kRevision) {}
 
 PersistentChoiceCache::Found PersistentChoiceCache::load() const {
-  const CacheDocument::Found found = document_.load(key_of(facts_, problem_));
+  const CacheDocument::Found found = document_.load(key_of(facts_, problem_, placed_));
   if (found.json.empty()) return {{}, found.refused};
   try {
     const json document = json::parse(found.json);
@@ -122,7 +124,7 @@ std::string PersistentChoiceCache::save(const std::vector<PersistentChoice>& cho
   });
   json content = json::array();
   for (const PersistentChoice& choice : all) content.push_back(to_json(choice));
-  return document_.save(key_of(facts_, problem_),
+  return document_.save(key_of(facts_, problem_, placed_),
                         {{"content", content}, {"check", check_of(content)}});
 }
 

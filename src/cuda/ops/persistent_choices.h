@@ -32,9 +32,10 @@ struct PersistentChoice {
 
 class PersistentChoiceCache {
  public:
-  /// `folder` "off" (or empty): nothing is read or written.
-  PersistentChoiceCache(const std::string& folder, const DeviceFacts& facts,
-                        const Problem& problem);
+  /// `folder` "off" (or empty): nothing is read or written. `placed`: which weights lie near those who read them
+  /// (PersistentWeights::placed()), for other plans are best where they do not.
+  PersistentChoiceCache(const std::string& folder, const DeviceFacts& facts, const Problem& problem,
+                        std::string placed);
 
   struct Found {
     std::vector<PersistentChoice> choices;  ///< whatever buckets the file has
@@ -52,6 +53,7 @@ class PersistentChoiceCache {
  private:
   DeviceFacts facts_;
   Problem problem_;
+  std::string placed_;
   CacheDocument document_;
 };
 

@@ -36,11 +36,12 @@ PersistentWeights::Matrices PersistentWeights::allocate(const BlockedShape& shap
                                                         cudaStream_t stream) {
   const std::uint64_t bytes = shape.bytes(experts);
   Matrices matrices{
-      DeviceBuffer(bytes), DeviceBuffer(l2_page_words(bytes) * sizeof(std::uint32_t)), {}};
+      DeviceBuffer(bytes), DeviceBuffer(l2_page_words(bytes) * sizeof(std::uint32_t)), {}, false};
   matrices.packed = {.data = matrices.memory.data(), .experts = experts};
   if (are_placed(shape, experts, facts)) {
     matrices.packed.homes = find_l2_homes(facts, matrices.memory.data(), bytes,
                                           matrices.pages.as<std::uint32_t>(), stream);
+    matrices.unplaced = !matrices.packed.homes.known();
   }
   return matrices;
 }

@@ -29,6 +29,8 @@ class PersistentWeights {
   /// Which of them lie near those who read them, "gate|up and down"; "" where none does: L2 holds them all, or what is
   /// near is not known.
   [[nodiscard]] std::string placed() const;
+  /// Whether some should and do not.
+  [[nodiscard]] bool unplaced() const { return gate_up_.unplaced || down_.unplaced; }
   // Null without biases.
   [[nodiscard]] const float* gate_up_bias() const { return gate_up_bias_.as<const float>(); }
   [[nodiscard]] const float* down_bias() const { return down_bias_.as<const float>(); }
@@ -38,6 +40,7 @@ class PersistentWeights {
     DeviceBuffer memory;
     DeviceBuffer pages;
     PackedWeights packed;
+    bool unplaced = false;
   };
   static Matrices allocate(const BlockedShape& shape, std::int64_t experts,
                            const DeviceFacts& facts, cudaStream_t stream);

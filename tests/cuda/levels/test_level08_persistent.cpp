@@ -233,7 +233,7 @@ class CudaPersistentTuning : public CudaPersistentLevel {
     return layer;
   }
   [[nodiscard]] PersistentChoiceCache cache() {
-    return {folder_.path(), device().facts(), problem_};
+    return {folder_.path(), device().facts(), problem_, ""};  // L2 holds these weights
   }
   static bool says(const Layer& layer, const std::string& text) {
     return layer.plan().find(text) != std::string::npos;

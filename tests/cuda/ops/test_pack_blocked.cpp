@@ -132,7 +132,7 @@ TEST_F(CudaPackBlocked, LaysBlocksWhereTheirHalfOfL2Is) {
   const DeviceArray<BFloat16> placed(device(), count);
   const DeviceArray<BFloat16> by_parts(device(), count);
   std::vector<std::uint32_t> words(l2_page_words(shape.bytes(kExperts)), 0);
-  ASSERT_EQ(words.size(), 2U);
+  ASSERT_EQ(words.size(), 3U);
   words[0] = 0b101;
   const DeviceArray<std::uint32_t> pages(device(), words);
   const L2Homes homes{.mask = 0b10101, .pages = pages.data()};

@@ -229,7 +229,9 @@ TEST(TokenBuckets, ArePowersOfTwoUpToTheTokens) {
 
 class PersistentChoiceFile : public testing::Test {
  protected:
-  [[nodiscard]] PersistentChoiceCache cache() const { return {folder_.path(), facts_, problem_}; }
+  [[nodiscard]] PersistentChoiceCache cache() const {
+    return {folder_.path(), facts_, problem_, placed_};
+  }
   [[nodiscard]] PersistentChoice example(std::int64_t tokens) const {
     return {.tokens = tokens,
             .plan = candidate_plans(problem_, tokens, facts_).plans.back(),
@@ -261,6 +263,7 @@ class PersistentChoiceFile : public testing::Test {
   test::TemporaryFolder folder_;
   DeviceFacts facts_ = hopper();
   Problem problem_{{4096, 2048, 768, 128, 8}, DType::kBF16};
+  std::string placed_;
 };
 
 TEST_F(PersistentChoiceFile, ComesBackAndGrowsByTokens) {
@@ -287,6 +290,13 @@ TEST_F(PersistentChoiceFile, OfAnotherDriverOrKernelsIsRefused) {
   expect_refused("it was made for something else");
   edit([](nlohmann::json& document) { document["revision"] = 0; });
   expect_refused("it is another revision's");
+}
+
+TEST_F(PersistentChoiceFile, OfWeightsThatLieOtherwiseIsRefused) {
+  ASSERT_EQ(cache().save({example(64)}), "");
+  EXPECT_EQ(cache().load().choices, std::vector<PersistentChoice>{example(64)});
+  placed_ = "gate|up and down";
+  expect_refused("it was made for something else");
 }
 
 TEST_F(PersistentChoiceFile, OfAnotherDeviceOrProblemIsAnotherFile) {
@@ -328,7 +338,7 @@ TEST_F(PersistentChoiceFile, DamagedOrImpossibleIsRefused) {
 }
 
 TEST_F(PersistentChoiceFile, OffReadsAndWritesNothing) {
-  const PersistentChoiceCache off("off", facts_, problem_);
+  const PersistentChoiceCache off("off", facts_, problem_, placed_);
   EXPECT_FALSE(off.enabled());
   EXPECT_EQ(off.save({example(64)}), "");
   EXPECT_TRUE(off.load().choices.empty());

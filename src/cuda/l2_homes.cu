@@ -3,14 +3,13 @@
 #include <algorithm>
 #include <bit>
 #include <cstdlib>
-#include <map>
-#include <mutex>
 #include <optional>
 #include <vector>
 
 #include "cuda/check.h"
 #include "cuda/device/cluster.cuh"
 #include "cuda/l2_partitions.h"
+#include "cuda/measured_once.h"
 
 namespace moe::cuda {
 namespace {
@@ -79,30 +78,24 @@ bool parity(std::uint32_t bits) {
   return std::popcount(bits) % 2 != 0;
 }
 
-/// find_l2_hash() of the device, measured once a process; 0, not known, is tried again a few times.
+/// find_l2_hash() of a page of the device.
+std::uint32_t measure_hash(const DeviceFacts& facts) {
+  const DeviceBuffer memory(2 * L2Homes::kPageBytes);
+  const auto begin = reinterpret_cast<std::uintptr_t>(memory.data());
+  const std::uintptr_t into_page = begin % L2Homes::kPageBytes;
+  void* const page =
+      memory.as<std::byte>() + (into_page == 0 ? 0 : L2Homes::kPageBytes - into_page);
+  const Stream stream;
+  MOE_CUDA_CHECK(cudaMemsetAsync(page, 0, L2Homes::kPageBytes, stream.get()));
+  return find_l2_hash(measure(facts, page, L2Homes::kPageBytes, kPairsOfPage, stream.get()).data());
+}
+
+/// The same, measured once a process; 0: not known.
 std::uint32_t l2_hash(const DeviceFacts& facts) {
-  struct Entry {
-    std::uint32_t mask = 0;
-    int attempts = 0;
-  };
-  constexpr int kAttempts = 4;
-  static std::mutex mutex;
-  static std::map<int, Entry> of_device;
-  const std::lock_guard lock(mutex);
-  Entry& entry = of_device[facts.ordinal];
-  if (entry.mask == 0 && entry.attempts < kAttempts) {
-    ++entry.attempts;
-    const DeviceBuffer memory(2 * L2Homes::kPageBytes);
-    const auto begin = reinterpret_cast<std::uintptr_t>(memory.data());
-    const std::uintptr_t into_page = begin % L2Homes::kPageBytes;
-    void* const page =
-        memory.as<std::byte>() + (into_page == 0 ? 0 : L2Homes::kPageBytes - into_page);
-    const Stream stream;
-    MOE_CUDA_CHECK(cudaMemsetAsync(page, 0, L2Homes::kPageBytes, stream.get()));
-    entry.mask =
-        find_l2_hash(measure(facts, page, L2Homes::kPageBytes, kPairsOfPage, stream.get()).data());
-  }
-  return entry.mask;
+  static MeasuredOnce<std::uint32_t> all;
+  return all.of(
+      facts.ordinal, [&] { return measure_hash(facts); },
+      [](std::uint32_t hash) { return hash != 0; });
 }
 
 }  // namespace

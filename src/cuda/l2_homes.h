@@ -59,7 +59,7 @@ constexpr std::size_t l2_page_words(std::uint64_t bytes) {
 
 /// Pairs of pieces that are measured in each page.
 inline constexpr int kPairsAsked = 4;
-/// Offset of number `asked` of them in a page of which `bytes`, at least a unit, are there.
+/// Offset of number `asked` of them in a page of which `bytes`, two pairs or more, are there.
 constexpr std::uint64_t asked_pair(std::uint64_t asked, std::uint64_t bytes) {
   constexpr std::uint64_t kPairBytes = 2 * L2Homes::kPieceBytes;
   return asked * (bytes / kPairBytes) / kPairsAsked * kPairBytes;

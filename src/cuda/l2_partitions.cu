@@ -3,12 +3,11 @@
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
-#include <map>
-#include <mutex>
 #include <vector>
 
 #include "cuda/check.h"
 #include "cuda/device/cluster.cuh"
+#include "cuda/measured_once.h"
 
 namespace moe::cuda {
 namespace {
@@ -115,20 +114,10 @@ L2Partitions find_l2_partitions(const std::uint32_t* latencies, int multiprocess
 }
 
 const L2Partitions& l2_partitions(const DeviceFacts& facts) {
-  struct Entry {
-    L2Partitions partitions;
-    int attempts = 0;
-  };
-  constexpr int kAttempts = 4;
-  static std::mutex mutex;
-  static std::map<int, Entry> of_device;
-  const std::lock_guard lock(mutex);
-  Entry& entry = of_device[facts.ordinal];
-  if (!entry.partitions.known && entry.attempts < kAttempts) {
-    ++entry.attempts;
-    entry.partitions = measure(facts);
-  }
-  return entry.partitions;
+  static MeasuredOnce<L2Partitions> all;
+  return all.of(
+      facts.ordinal, [&] { return measure(facts); },
+      [](const L2Partitions& partitions) { return partitions.known; });
 }
 
 }  // namespace moe::cuda

@@ -1,4 +1,4 @@
-// Our grouped GEMM for sm_90a and its tile list, against loops on the host.
+// Our grouped GEMM for sm_90a, against loops on the host.
 #include <algorithm>
 #include <cmath>
 #include <numeric>
@@ -9,6 +9,7 @@
 #include "cuda/normal_values.h"
 #include "cuda/ops/grouped_gemm_sm90.h"
 #include "cuda/ops/pack_blocked.h"
+#include "cuda/ops/row_tile_list.h"
 #include "cuda/ops/tile_order.h"
 
 namespace moe::cuda {
@@ -27,12 +28,6 @@ double dot(const float* a, const float* b, std::int64_t n) {
   return sum;
 }
 
-std::vector<std::int32_t> offsets_of(const std::vector<int>& counts) {
-  std::vector<std::int32_t> offsets(counts.size() + 1, 0);
-  std::partial_sum(counts.begin(), counts.end(), offsets.begin() + 1);
-  return offsets;
-}
-
 /// Where weights lie, and in which order tiles are taken; results do not depend on it.
 struct Order {
   bool placed = false;     // by homes that are made up
@@ -46,41 +41,6 @@ class CudaGroupedGemmSm90 : public CudaTest {
     CudaTest::SetUp();
     if (!IsSkipped() && device().facts().major != 9) GTEST_SKIP() << "kernels for sm_90a only";
   }
-
-  struct List {
-    /// `to`: dst_row of a permutation, top_k rows a token; empty where rows are in order already.
-    List(CudaDevice& device, const std::vector<int>& counts, int largest_tile,
-         const std::vector<std::int32_t>& to = {}, std::int64_t top_k = 1)
-        : offsets(device, offsets_of(counts)),
-          tiles(device,
-                std::max<std::int64_t>(
-                    1, most_row_tiles(std::accumulate(counts.begin(), counts.end(), 0),
-                                      static_cast<std::int64_t>(counts.size()), largest_tile))),
-          counters(device, RowTiles::kCounts + RowTiles::kTickets),
-          ready(device, static_cast<std::int64_t>(tiles.download().size())),
-          finished(device, static_cast<std::int64_t>(tiles.download().size())),
-          dst_row(device, to),
-          row_to_token(device, static_cast<std::int64_t>(to.size())) {
-      build_row_tiles({.expert_offsets = offsets.data(),
-                       .experts = static_cast<std::int64_t>(counts.size()),
-                       .dst_row = to.empty() ? nullptr : dst_row.data(),
-                       .routed = static_cast<std::int64_t>(to.size()),
-                       .top_k = top_k,
-                       .largest_tile = largest_tile},
-                      views(), device.stream());
-    }
-    [[nodiscard]] RowTiles views() const {
-      return {tiles.data(), counters.data(),     counters.data() + RowTiles::kCounts,
-              ready.data(), row_to_token.data(), finished.data()};
-    }
-    DeviceArray<std::int32_t> offsets;
-    DeviceArray<RowTile> tiles;
-    DeviceArray<std::int32_t> counters;
-    DeviceArray<std::int32_t> ready;
-    DeviceArray<std::int32_t> finished;
-    DeviceArray<std::int32_t> dst_row;
-    DeviceArray<std::int32_t> row_to_token;
-  };
 
   /// Two products in a row, [rows, depth] to [rows, inner] to [rows, depth], the second one behind the first
   /// or beside it.
@@ -155,7 +115,7 @@ class CudaGroupedGemmSm90 : public CudaTest {
     GroupedGemmSm90 two = gemm(GemmEpilogue::kStore, second, depth);
     const DeviceArray<BFloat16> act(device(), rows * inner);
     const DeviceArray<BFloat16> out(device(), rows * depth);
-    const List list(device(), in.counts, largest_tile);
+    const RowTileList list(device(), in.counts, largest_tile);
     one.run({.rows = in.x.data(),
              .packed_weights = to_gate_up.data,
              .weight_homes = to_gate_up.homes,
@@ -355,7 +315,7 @@ class CudaGroupedGemmSm90 : public CudaTest {
       device().synchronise();
     }
     EXPECT_TRUE(packed_bias.intact());
-    const auto product = [&](const Order& order, const List& list, BFloat16* by_expert,
+    const auto product = [&](const Order& order, const RowTileList& list, BFloat16* by_expert,
                              const void* gather_from) {
       const DeviceArray<BFloat16> out(device(), rows * columns);
       GroupedGemmSm90 gemm(spec, ordered(config, order), device().facts());
@@ -373,7 +333,7 @@ class CudaGroupedGemmSm90 : public CudaTest {
       EXPECT_TRUE(out.intact());
       return values;
     };
-    const auto list_tiles = [&] { return List(device(), in.counts, config.largest_tile); };
+    const auto list_tiles = [&] { return RowTileList(device(), in.counts, config.largest_tile); };
     const std::vector<BFloat16> got = product({}, list_tiles(), given_x.data(), nullptr);
     const Order in_halves{.placed = true, .in_halves = true, .tiles_together = 2};
     for (const Order& order : {in_halves, Order{.placed = true, .tiles_together = 1},
@@ -397,7 +357,7 @@ class CudaGroupedGemmSm90 : public CudaTest {
       const DeviceArray<BFloat16> source(device(), by_token);
       for (const Order& order : {Order{}, in_halves}) {
         const DeviceArray<BFloat16> by_expert(device(), rows * depth);
-        const List list(device(), in.counts, config.largest_tile, to);
+        const RowTileList list(device(), in.counts, config.largest_tile, to);
         ASSERT_TRUE(product(order, list, by_expert.data(), source.data()) == got) << "gathered";
         EXPECT_TRUE(by_expert.intact());
         if (!config.cooperative()) {
@@ -428,78 +388,6 @@ class CudaGroupedGemmSm90 : public CudaTest {
     }
   }
 };
-
-TEST_F(CudaGroupedGemmSm90, ListsTheTilesOfEveryExpert) {
-  for (const std::vector<int>& counts : {std::vector<int>{5},
-                                         {0},
-                                         {0, 1, 0, 16, 17, 0},
-                                         {192, 193, 400, 0, 30},
-                                         {500, 20, 3, 0, 900, 20, 20, 1, 17},
-                                         {100000, 3, 0, 77}}) {
-    SCOPED_TRACE(testing::PrintToString(counts));
-    constexpr int kLargest = 192;
-    const List list(device(), counts, kLargest);
-    const std::vector<std::int32_t> counters = list.counters.download();
-    const std::vector<RowTile> tiles = list.tiles.download();
-    const std::vector<std::int32_t> finished = list.finished.download();
-    const std::vector<std::int32_t> offsets = offsets_of(counts);
-    const auto experts = static_cast<int>(counts.size());
-    int expected = 0;
-    int several = 0;  // tiles of experts that have more than one
-    for (const int count : counts) {
-      const RowSplit split(count, kLargest);
-      expected += split.tiles;
-      several += split.tiles > 1 ? split.tiles : 0;
-    }
-    ASSERT_EQ(counters[0], expected);
-    ASSERT_EQ(counters[1], several);
-    for (int i = 0; i < RowTiles::kTickets; ++i) EXPECT_EQ(counters[RowTiles::kCounts + i], 0);
-    std::vector<int> seen(counts.size(), 0);  // tiles of each expert so far
-    // Largest tile of the expert before: of those with several tiles, of the light ones, of the others with one.
-    int before[3] = {1 << 30, 1 << 30, 1 << 30};
-    for (int i = 0; i < expected; ++i) {
-      const RowTile& tile = tiles[static_cast<std::size_t>(i)];
-      const auto expert = static_cast<std::size_t>(tile.expert);
-      ASSERT_LT(expert, counts.size());
-      const RowSplit split(counts[expert], kLargest);
-      const int nth = seen[expert]++;
-      ASSERT_LT(nth, split.tiles);
-      EXPECT_EQ(tile.first_row, offsets[expert] + split.first_row(nth));
-      EXPECT_EQ(tile.rows, split.tile_rows(nth));
-      EXPECT_EQ(tile.valid, std::min(split.tile_rows(nth), counts[expert] - split.first_row(nth)));
-      EXPECT_EQ(tile.tiles, split.tiles);
-      EXPECT_EQ(finished[static_cast<std::size_t>(i)], 0);
-      const bool single = split.tiles == 1;
-      const bool light = is_light(counts[expert], kLargest, offsets.back(), experts);
-      int& largest_before = before[!single ? 0 : light ? 1 : 2];
-      EXPECT_LE(split.largest(), largest_before) << "experts with large tiles come first";
-      largest_before = split.largest();
-      EXPECT_FALSE(light && before[2] < 1 << 30) << "light ones before others with one tile";
-      EXPECT_EQ(single, i >= several) << "those of experts with several tiles come first";
-      EXPECT_EQ(tile.index, nth);
-      if (nth > 0) {
-        EXPECT_EQ(tiles[static_cast<std::size_t>(i) - 1].expert, tile.expert);
-      }
-    }
-    EXPECT_TRUE(list.tiles.intact());
-  }
-}
-
-TEST_F(CudaGroupedGemmSm90, InvertsThePermutation) {
-  constexpr std::int64_t kTopK = 3;
-  std::vector<std::int32_t> to(3 * 3333);
-  for (std::size_t i = 0; i < to.size(); ++i) {
-    to[i] = static_cast<std::int32_t>(i * 7 % to.size());  // 7 divides no 9999
-    if (to[i] >= 9000) to[i] = -1;                         // slots without a row
-  }
-  const List list(device(), {9000, 0}, 192, to, kTopK);
-  const std::vector<std::int32_t> got = list.row_to_token.download();
-  EXPECT_TRUE(list.row_to_token.intact());
-  for (std::size_t i = 0; i < to.size(); ++i) {
-    if (to[i] < 0) continue;
-    ASSERT_EQ(got[static_cast<std::size_t>(to[i])], static_cast<std::int32_t>(i) / kTopK);
-  }
-}
 
 TEST_F(CudaGroupedGemmSm90, OneTileOfEverySize) {
   for (int rows = 1; rows <= kCooperativeTile + 1; rows += rows % 16 == 1 ? 15 : 1) {

@@ -1,16 +1,11 @@
 #include "cuda/launch_team.h"
 
-#include <chrono>
 #include <utility>
 
 #include "core/check.h"
 
 namespace moe::cuda {
 namespace {
-
-/// How long a helper looks for work before it sleeps: longer than the steps of a forward between
-/// wake() and run().
-constexpr std::chrono::microseconds kAwake{500};
 
 void pause() {
 #if defined(__x86_64__)
@@ -20,7 +15,9 @@ void pause() {
 
 }  // namespace
 
-LaunchTeam::LaunchTeam(int helpers, const std::function<void()>& on_start) {
+LaunchTeam::LaunchTeam(int helpers, const std::function<void()>& on_start,
+                       std::chrono::microseconds awake)
+    : awake_(awake) {
   thrown_.resize(static_cast<std::size_t>(helpers) + 1);
   helpers_.reserve(static_cast<std::size_t>(helpers));
   for (int member = 1; member <= helpers; ++member) {
@@ -79,8 +76,10 @@ void LaunchTeam::help(int member) {
       if (stop_) return;
       wakes_seen = wakes_;
     }
-    auto asleep = std::chrono::steady_clock::now() + kAwake;
-    while (std::chrono::steady_clock::now() < asleep) {
+    // NOTE: looks at least once, however long the thread was stopped since it was woken: that was for a task, and nobody
+    // wakes it for the same one again.
+    auto asleep = std::chrono::steady_clock::now() + awake_;
+    do {
       const std::uint64_t task_number = task_number_.load(std::memory_order_acquire);
       if (task_number == tasks_seen) {
         pause();
@@ -95,8 +94,8 @@ void LaunchTeam::help(int member) {
         }
       }
       busy_.fetch_sub(1, std::memory_order_release);
-      asleep = std::chrono::steady_clock::now() + kAwake;
-    }
+      asleep = std::chrono::steady_clock::now() + awake_;
+    } while (std::chrono::steady_clock::now() < asleep);
   }
 }
 

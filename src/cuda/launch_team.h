@@ -6,6 +6,7 @@
 #pragma once
 
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <cstdint>
 #include <exception>
@@ -18,8 +19,12 @@ namespace moe::cuda {
 
 class LaunchTeam {
  public:
+  /// How long a helper looks for work before it sleeps: longer than the steps of a forward between wake() and run().
+  static constexpr std::chrono::microseconds kAwake{500};
+
   /// `helpers` threads besides the caller; each calls `on_start` first, which must not throw.
-  LaunchTeam(int helpers, const std::function<void()>& on_start);
+  LaunchTeam(int helpers, const std::function<void()>& on_start,
+             std::chrono::microseconds awake = kAwake);
   LaunchTeam(const LaunchTeam&) = delete;
   LaunchTeam& operator=(const LaunchTeam&) = delete;
   ~LaunchTeam();
@@ -35,6 +40,7 @@ class LaunchTeam {
  private:
   void help(int member);
 
+  const std::chrono::microseconds awake_;
   std::mutex mutex_;
   std::condition_variable wanted_;
   std::uint64_t wakes_ = 0;  // under mutex_

@@ -29,6 +29,17 @@ TEST(LaunchTeam, EveryMemberDoesItsPartOnceBeforeRunReturns) {
   EXPECT_EQ(started, 3);
 }
 
+// As a thread does that was stopped for so long between being woken and looking.
+TEST(LaunchTeam, AHelperLooksOnceHoweverLateItIs) {
+  LaunchTeam team(
+      3, [] {}, std::chrono::microseconds(0));
+  for (int round = 0; round < 200; ++round) {
+    std::array<int, 4> calls{};
+    team.run(4, [&](int member) { ++calls[static_cast<std::size_t>(member)]; });
+    ASSERT_EQ(calls, (std::array<int, 4>{1, 1, 1, 1})) << round;
+  }
+}
+
 TEST(LaunchTeam, MembersAreThreadsAndTheFirstIsTheCaller) {
   LaunchTeam team(2, [] {});
   std::array<std::thread::id, 3> ids;
